@@ -1,0 +1,10 @@
+"""The app folder that `monailabel start_server --app apps/uncol` loads."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "lib"))
+
+from uncol.tasks.app import UncolApp
+
+__all__ = ["UncolApp"]

@@ -1,0 +1,114 @@
+"""Train through the REST API on a few labels and measure Dice on unseen cases.
+
+    python benchmarks/hippocampus_rest.py --data DIR [--labeled 8 --unlabeled 40 --test 40 --seed 0]
+
+DIR holds images/ and labels/. The server runs with defaults. Test scans are never in its studies
+folder: they are uploaded as sessions, so no training sees them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from uncol.data.scan import read_label
+from uncol.demo.server import running_server
+from uncol.tasks.client import MONAILabelClient
+from uncol.training.evaluate import dice_per_label
+
+
+def main() -> None:
+    """Run the benchmark and print one JSON object."""
+    options = parse()
+    names = sorted(path.name for path in (options.data / "images").iterdir())
+    random.Random(options.seed).shuffle(names)
+    parts = np.cumsum([options.labeled, options.unlabeled, options.test])
+    labeled, pool, test = names[: parts[0]], names[: parts[1]], names[parts[1] : parts[2]]
+    labels = {name: value for value, name in enumerate(options.labels.split(","), start=1)}
+    with tempfile.TemporaryDirectory() as folder:
+        studies, model_dir = Path(folder) / "studies", Path(folder) / "model"
+        studies.mkdir()
+        for name in pool:
+            shutil.copy(options.data / "images" / name, studies / name)
+        with running_server(studies, labels=options.labels, model_dir=model_dir) as url:
+            client = MONAILabelClient(url)
+            info = [{"name": name, "idx": value} for name, value in labels.items()]
+            for name in labeled:
+                truth = str(options.data / "labels" / name)
+                client.save_label(case_of(name), truth, params={"label_info": info})
+            seconds = train(client, options)
+            rows = [score(client, options.data, name, labels) for name in test]
+    found = {name: float(np.nanmean([row[name] for row in rows])) for name in labels}
+    report = {
+        "command": " ".join(["python", *sys.argv]),
+        "seed": options.seed,
+        "labeled": len(labeled),
+        "unlabeled": len(pool) - len(labeled),
+        "test": len(test),
+        "dice": float(np.mean(list(found.values()))),
+        "dice_per_label": found,
+        "train_seconds": round(seconds),
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": platform.processor() or platform.machine(),
+        "versions": {name: version(name) for name in ("torch", "monai", "monailabel")},
+    }
+    print(json.dumps(report, indent=2))
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--labels", default="anterior,posterior")
+    parser.add_argument("--labeled", type=int, default=8)
+    parser.add_argument("--unlabeled", type=int, default=40)
+    parser.add_argument("--test", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0, help="draws the cases and seeds the run")
+    return parser.parse_args()
+
+
+def case_of(name: str) -> str:
+    """Return the case of a NIfTI file."""
+    return name.removesuffix(".nii.gz")
+
+
+def train(client: MONAILabelClient, options: argparse.Namespace) -> float:
+    """Train and wait; returns seconds, the child's start-up included."""
+    start = time.time()
+    client.train_start("uncol", {"seed": options.seed})
+    while True:
+        time.sleep(5)
+        state = client.train_status()
+        stats = client.info()["train_stats"]["uncol"]
+        print(f"{time.time() - start:5.0f} s {stats.get('phase')}", file=sys.stderr, flush=True)
+        if state["status"] not in ("SUBMITTED", "RUNNING"):
+            break
+    if state["status"] != "DONE":
+        raise SystemExit("\n".join(state["details"]))
+    return time.time() - start
+
+
+def score(
+    client: MONAILabelClient, data: Path, name: str, labels: dict[str, int]
+) -> dict[str, float]:
+    """Segment one unseen scan through a session and compare with its label."""
+    session = client.create_session(str(data / "images" / name))["session_id"]
+    file, _ = client.infer("uncol", case_of(name), {}, session_id=session)
+    client.remove_session(session)
+    found = read_label(file).array
+    Path(file).unlink()
+    return dice_per_label(found, read_label(data / "labels" / name).array, labels)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A scan becomes a tensor: reading, geometry, preprocessing, labels, cases, crops."""

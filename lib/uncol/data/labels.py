@@ -1,0 +1,125 @@
+"""Labels as annotators send them become the app's label values.
+
+Slicer writes voxel values in the order of the segments it exports, while the indices it sends
+along count skipped segments too (monailabel.md section 1.7). So values are mapped by position in
+the list of segments and by name; the sent index is used only where it is what the voxels hold.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from uncol.errors import LabelError
+
+REVIEW_SEGMENTS = ("review_high", "review_medium")
+IGNORED = (*REVIEW_SEGMENTS, "background", "background_scribbles", "foreground_scribbles")
+IGNORE_VALUE = 255  # a voxel that nobody annotated; takes no part in any loss
+
+
+def segment_values(
+    label_info: Sequence[Mapping[str, Any]], present: Sequence[int], case: str
+) -> dict[str, int]:
+    """Return which voxel value each segment has.
+
+    Args:
+        label_info: the client's list of `{"name", "idx"}`, in segment order.
+        present: the voxel values above 0 that occur.
+        case: the case's name for messages.
+
+    Raises:
+        LabelError: neither the indices nor the positions explain the voxel values.
+    """
+    names = [str(segment.get("name", "")) for segment in label_info]
+    values = sorted(set(present) - {0})
+    by_position = {name: place for place, name in enumerate(names, start=1)}
+    by_index = {
+        str(segment.get("name", "")): int(segment.get("idx", place))
+        for place, segment in enumerate(label_info, start=1)
+    }
+    for candidate in (by_position, by_index):
+        if set(values) <= set(candidate.values()):
+            return candidate
+    raise LabelError(
+        f"Label of case '{case}' has voxel values {values}, but names only the segments "
+        f"{_listed(names)}. Submit the segmentation again so that each value has its segment."
+    )
+
+
+def map_label(
+    array: np.ndarray, segments: Mapping[str, int], labels: Mapping[str, int], *, case: str
+) -> np.ndarray:
+    """Bring a label map to the app's values by segment name.
+
+    Review bands and scribbles become background.
+
+    Args:
+        array: `(I, J, K)` whole numbers.
+        segments: segment name to voxel value; empty means that the values are the app's own.
+        labels: the app's labels, name to value 1...N.
+        case: the case's name for messages.
+
+    Returns:
+        `(I, J, K)` uint8 with 0, 1...N, and 255 for voxels marked as not annotated.
+
+    Raises:
+        LabelError: a value or segment is unknown, or nothing is annotated.
+    """
+    table = _table(segments, labels, case)
+    values = np.unique(array)
+    unknown = [int(v) for v in values if int(v) not in table and v not in (0, IGNORE_VALUE)]
+    if unknown:
+        raise LabelError(
+            f"Label of case '{case}' has the values {unknown}, which no label of this app has. "
+            f"Use only {_app_labels(labels)}."
+        )
+    result = np.zeros(array.shape, dtype=np.uint8)
+    for value, target in table.items():
+        result[array == value] = target
+    result[array == IGNORE_VALUE] = IGNORE_VALUE
+    if not ((result > 0) & (result != IGNORE_VALUE)).any():
+        raise LabelError(
+            f"Label of case '{case}' is empty: no voxel belongs to {_app_labels(labels)}. "
+            "Draw the structure first, or leave the case unlabeled."
+        )
+    return result
+
+
+def _table(
+    segments: Mapping[str, int], labels: Mapping[str, int], case: str
+) -> dict[int, int]:
+    if not segments:
+        return {value: value for value in labels.values()}
+    folded = {_fold(name): value for name, value in labels.items()}
+    table: dict[int, int] = {}
+    unknown = []
+    for name, value in segments.items():
+        if _fold(name) in folded:
+            table[value] = folded[_fold(name)]
+        elif _fold(name) in IGNORED:
+            table[value] = 0
+        else:
+            unknown.append(name)
+    if unknown:
+        near = difflib.get_close_matches(_fold(unknown[0]), list(folded), n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise LabelError(
+            f"Label of case '{case}' has the segments {_listed(unknown)}, which this app does not "
+            f"know. Rename them to one of {_app_labels(labels)}, or delete them.{hint}"
+        )
+    return table
+
+
+def _fold(name: str) -> str:
+    return name.strip().lower().replace(" ", "_")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "none"
+
+
+def _app_labels(labels: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({value})" for name, value in labels.items())

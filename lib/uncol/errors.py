@@ -1,0 +1,51 @@
+"""The errors an annotator may meet; each says what is wrong, where, and what to do.
+
+UncolError
+ +- SettingsError    a `--conf` pair is unknown or has a value that is not allowed
+ +- RequestError     a request to the server asks for something that cannot be done
+ +- ScanError        a scan cannot be read or used
+ +- LabelError       a label cannot be read, or does not fit its scan or the app's labels
+ +- WeightsError     weights are missing, incomplete, or not those that were expected
+ +- TrainingError    a training run cannot start or go on
+ +- StorageError     a file could not be written (disk full, no permission)
+"""
+
+
+class UncolError(Exception):
+    """Anything that uncol refuses to do, with a message meant for the annotator."""
+
+    http_status = 400
+
+
+class SettingsError(UncolError):
+    """One or more settings are wrong; the message lists all of them."""
+
+
+class RequestError(UncolError):
+    """A request names something unknown or asks for something impossible."""
+
+
+class ScanError(UncolError):
+    """A scan is missing, damaged or empty; the message names the case and the file."""
+
+
+class LabelError(UncolError):
+    """A label does not fit; the message names the case and the segments."""
+
+
+class WeightsError(UncolError):
+    """Weights are missing, truncated or do not belong to the network."""
+
+    http_status = 503
+
+
+class TrainingError(UncolError):
+    """Training cannot start or go on; nothing that was published has changed."""
+
+    http_status = 409
+
+
+class StorageError(UncolError):
+    """A file could not be written; what was there before is unchanged."""
+
+    http_status = 507

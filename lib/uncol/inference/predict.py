@@ -1,0 +1,70 @@
+"""One sliding-window pass: class probabilities and head disagreement together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor, nn
+
+from uncol.networks.arithmetic import fast_arithmetic
+from uncol.networks.student import StudentOutput
+from uncol.uncertainty import entropy, head_disagreement
+
+OVERLAP = 0.25
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A student's answer in the working frame.
+
+    Attributes:
+        probs: `(C, I, J, K)`, softmax of the mean head logits, averaged over windows.
+        entropy: `(I, J, K)` of `probs`, in [0, 1].
+        disagreement: `(I, J, K)`, mutual information of the heads, in [0, 1].
+    """
+
+    probs: Tensor
+    entropy: Tensor
+    disagreement: Tensor
+
+
+@torch.inference_mode()
+def predict(student: nn.Module, image: Tensor, window: Shape, *, device: torch.device) -> Prediction:
+    """Segment a preprocessed scan.
+
+    Args:
+        student: the student, in evaluation mode, on `device`.
+        image: `(1, I, J, K)` in the working frame.
+        window: window size in voxels; a smaller scan is padded with its own minimum.
+        device: where windows are computed; they are stitched on the CPU.
+    """
+
+    def answer(windows: Tensor) -> Tensor:
+        with fast_arithmetic(device):
+            output: StudentOutput = student(windows)
+        return probs_and_disagreement(output)
+
+    stitched = sliding_window_inference(
+        image[None],
+        roi_size=window,
+        sw_batch_size=1,
+        predictor=answer,
+        overlap=OVERLAP,
+        mode="gaussian",
+        cval=float(image.min()),
+        sw_device=device,
+        device=torch.device("cpu"),
+    )
+    probs, disagreement = stitched[0, :-1], stitched[0, -1]
+    return Prediction(probs, entropy(probs, dim=0), disagreement)
+
+
+def probs_and_disagreement(output: StudentOutput) -> Tensor:
+    """Return `(B, C + 1, I, J, K)`: softmax of the mean logits, then head disagreement."""
+    logits = output.logits.float()
+    probs = logits.mean(dim=1).softmax(dim=1)
+    disagreement = head_disagreement(logits.softmax(dim=2))
+    return torch.cat([probs, disagreement[:, None]], dim=1)

@@ -1,0 +1,1 @@
+"""UnCoL itself: pure functions on tensors, one idea a file."""

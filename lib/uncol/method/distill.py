@@ -1,0 +1,84 @@
+"""Dual-path distillation: visual and semantic terms (uncol-method.md sections 1.7 and 2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Adapters(nn.Module):
+    """Training-only projections from the generalized teacher's width to the student's.
+
+    One projection serves all teacher states of one width, so a plain ViT teacher shares a single
+    one, as released. Never deployed.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden_channels: Sequence[int],
+        token_channels: int,
+        foreground: int,
+        student_dim: int,
+        student_width: int,
+    ) -> None:
+        """Build the projections.
+
+        Args:
+            hidden_channels: channels of each teacher state that is distilled.
+            token_channels: channels of the teacher's prompt-conditioned tokens, a class.
+            foreground: number of foreground classes.
+            student_dim: token width of the student's prior encoder.
+            student_width: channels of `s_prior`.
+        """
+        super().__init__()
+        self.visual = nn.ModuleDict(
+            {
+                str(width): nn.Conv3d(width, student_dim, 1, bias=False)
+                for width in sorted(set(hidden_channels))
+            }
+        )
+        self.semantic = nn.Conv3d(token_channels * foreground, student_width, 1, bias=False)
+
+    def project_hidden(self, hidden: Tensor) -> Tensor:
+        """Map a teacher state `(B, width, *tokens)` to `(B, student_dim, *tokens)`."""
+        projected: Tensor = self.visual[str(hidden.shape[1])](hidden)
+        return projected
+
+
+def student_blocks(teacher_states: int, depth: int) -> range:
+    """Return which student block learns from each teacher state.
+
+    2D pairs blocks 1 and 2 of 4, 3D blocks 0, 1 and 2, as released.
+    """
+    first = max(0, min(1, depth - teacher_states)) if teacher_states < 3 else 0
+    return range(first, min(first + teacher_states, depth))
+
+
+def visual(projected: Sequence[Tensor], student: Sequence[Tensor], valid: Tensor) -> Tensor:
+    """Return L_vis = 1/n sum_l MSE(proj(h_T), h_S).
+
+    Args:
+        projected: n projected teacher states `(B, d, *tokens)`; gradient reaches the projection.
+        student: the n matching student blocks.
+        valid: `(B, 1, *tokens)` in [0, 1], where the teacher was computed; 0 elsewhere.
+    """
+    terms = [masked_mse(t, s, valid) for t, s in zip(projected, student, strict=True)]
+    return torch.stack(terms).mean()
+
+
+def masked_mse(first: Tensor, second: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean square difference over valid tokens; 0 if there are none."""
+    weights = valid.to(first.dtype)
+    square = ((first - second) ** 2).mean(dim=1, keepdim=True)
+    return (square * weights).sum() / weights.sum().clamp_min(1e-16)
+
+
+def knowledge(semantic: Tensor, prior: Tensor, valid: Tensor) -> Tensor:
+    """Return what the decoder consumes in stage 1: the teacher's feature where there is one.
+
+    Tokens that the teacher did not see keep the student's own prior.
+    """
+    return valid * semantic + (1 - valid) * prior

@@ -1,0 +1,75 @@
+"""Two teachers and their uncertainty become one pseudo-label and its trust mask.
+
+uncol-method.md sections 2.3 and 2.4. This is the file to change the gate in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from uncol.uncertainty import entropy
+
+EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class PseudoLabel:
+    """What the student is asked to match where there is no annotation.
+
+    Attributes:
+        label: `(B, I, J, K)` class indices.
+        trusted: `(B, I, J, K)` bool, False where neither teacher is sure enough.
+        generalist: `(B, I, J, K)` bool, where the generalized teacher passed the gate.
+        specialist: `(B, I, J, K)` bool, where the specialized teacher passed it.
+    """
+
+    label: Tensor
+    trusted: Tensor
+    generalist: Tensor
+    specialist: Tensor
+
+
+def generalist_probs(foreground: Tensor, *, squash_twice: bool = False) -> Tensor:
+    """Turn one mask probability a foreground class into class probabilities.
+
+    Args:
+        foreground: `(B, C - 1, I, J, K)`, sigmoid of each class's mask logits; 0 for a class that
+            was not prompted.
+        squash_twice: the released softmax over probabilities, which keeps the generalist out of
+            the gate for half of the training (trap 2); else p / sum p.
+
+    Returns:
+        `(B, C, I, J, K)`, background first.
+    """
+    background = (1 - foreground.sum(dim=1, keepdim=True)).clamp_min(0.0)
+    everything = torch.cat([background, foreground], dim=1)
+    if squash_twice:
+        return everything.softmax(dim=1)
+    return everything / (everything.sum(dim=1, keepdim=True) + EPSILON)
+
+
+def fuse(
+    specialist: Tensor, generalist: Tensor, available: Tensor, *, threshold: float
+) -> PseudoLabel:
+    """Fuse the teachers voxel by voxel.
+
+    w_G = e^{-U_G} / (e^{-U_G} + e^{-U_S});  P = w_G p_G + w_S p_S where both pass the gate
+    U <= tau, the passing teacher alone where one does, and nothing where none does.
+
+    Args:
+        specialist: p_S `(B, C, I, J, K)`.
+        generalist: p_G, the same shape.
+        available: `(B, I, J, K)` bool, where p_G was computed at all; elsewhere the generalist
+            does not pass.
+        threshold: tau in [0, 1].
+    """
+    unsure_s, unsure_g = entropy(specialist), entropy(generalist)
+    trust_s = unsure_s <= threshold
+    trust_g = (unsure_g <= threshold) & available
+    weight_g = torch.sigmoid(unsure_s - unsure_g)  # e^-a / (e^-a + e^-b), written stably
+    weight_g = torch.where(trust_g & trust_s, weight_g, trust_g.to(weight_g.dtype)).unsqueeze(1)
+    fused = weight_g * generalist + (1 - weight_g) * specialist
+    return PseudoLabel(fused.argmax(dim=1), trust_s | trust_g, trust_g, trust_s)

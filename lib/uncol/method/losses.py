@@ -1,0 +1,90 @@
+"""Supervised and masked segmentation terms (uncol-method.md sections 2.2 and 2.5).
+
+All take logits `(B, C, I, J, K)`, a label `(B, I, J, K)` of class indices and a mask
+`(B, I, J, K)` of the voxels that count. A voxel outside the mask gives no gradient, so partial
+labels and untrusted pseudo-labels need no case of their own. Nothing masked in gives 0.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SMOOTH = 1e-5
+FOCAL_GAMMA = 2.0
+
+
+def cross_entropy(logits: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+    """Return sum(m CE) / sum m."""
+    voxelwise = F.cross_entropy(logits, label.long(), reduction="none")
+    return _masked_mean(voxelwise, mask)
+
+
+def focal(logits: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+    """Return the masked mean of (1 - p)^2 CE."""
+    voxelwise = F.cross_entropy(logits, label.long(), reduction="none")
+    return _masked_mean((1 - (-voxelwise).exp()) ** FOCAL_GAMMA * voxelwise, mask)
+
+
+def dice(logits: Tensor, label: Tensor, mask: Tensor, *, softmax_twice: bool = False) -> Tensor:
+    """Return 1 - Dice with linear denominators, mean over all classes, background included.
+
+    Args:
+        logits: `(B, C, I, J, K)`.
+        label: `(B, I, J, K)`.
+        mask: `(B, I, J, K)`.
+        softmax_twice: the released stage-1 behaviour (trap 3).
+    """
+    overlap, sizes = _overlap(logits, label, mask, softmax_twice=softmax_twice)
+    return (1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)).mean()
+
+
+def soft_iou(logits: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+    """Return 1 - intersection over union, mean over all classes."""
+    overlap, sizes = _overlap(logits, label, mask)
+    return (1 - (overlap + SMOOTH) / (sizes - overlap + SMOOTH)).mean()
+
+
+def four_heads(
+    logits: Tensor, label: Tensor, mask: Tensor, *, softmax_twice: bool = False
+) -> Tensor:
+    """Stage 1: L_seg = 1/4 [CE(o1) + Dice(o2) + Focal(o3) + SoftIoU(o4)], one loss a head.
+
+    Args:
+        logits: `(B, 4, C, I, J, K)`.
+        label: `(B, I, J, K)`.
+        mask: `(B, I, J, K)`.
+        softmax_twice: see `dice`.
+    """
+    terms = (
+        cross_entropy(logits[:, 0], label, mask),
+        dice(logits[:, 1], label, mask, softmax_twice=softmax_twice),
+        focal(logits[:, 2], label, mask),
+        soft_iou(logits[:, 3], label, mask),
+    )
+    return torch.stack(terms).mean()
+
+
+def dice_ce(logits: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+    """Stage 2: DC(o, y; m) = MaskedDice + masked CE."""
+    return dice(logits, label, mask) + cross_entropy(logits, label, mask)
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    weights = mask.to(values.dtype)
+    return (values * weights).sum() / weights.sum().clamp_min(1e-16)
+
+
+def _overlap(
+    logits: Tensor, label: Tensor, mask: Tensor, *, softmax_twice: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return each class's overlap and summed sizes over the whole batch, `(C,)` both."""
+    probs = logits.softmax(dim=1)
+    if softmax_twice:
+        probs = probs.softmax(dim=1)
+    weights = mask.unsqueeze(1).to(probs.dtype)
+    target = F.one_hot(label.long(), probs.shape[1]).movedim(-1, 1).to(probs.dtype) * weights
+    probs = probs * weights
+    axes = (0, *range(2, probs.ndim))
+    return (probs * target).sum(dim=axes), probs.sum(dim=axes) + target.sum(dim=axes)

@@ -1,0 +1,32 @@
+"""Ramps and rates as functions of the step (uncol-method.md sections 2.2, 2.4 and 3)."""
+
+from __future__ import annotations
+
+import math
+
+TAU_START = 0.75
+TAU_END = 1.0
+RAMP = 5.0
+DISTILL_WEIGHT = 0.1
+DISTILL_FULL_AT = 0.5  # the released 7500 of 15000 steps
+
+
+def sigmoid_ramp(progress: float) -> float:
+    """Return exp(-5 (1 - p)^2) with p clipped to [0, 1]."""
+    clipped = min(max(progress, 0.0), 1.0)
+    return math.exp(-RAMP * (1 - clipped) ** 2)
+
+
+def trust_threshold(step: int, total: int) -> float:
+    """Return tau(t) = 0.75 + 0.25 exp(-5 (1 - t/T)^2), the gate's upper end of uncertainty."""
+    return TAU_START + (TAU_END - TAU_START) * sigmoid_ramp(step / max(total, 1))
+
+
+def distillation_weight(step: int, total: int) -> float:
+    """Return lambda(t) of stage 1, full after half of the steps, as released (7500 of 15000)."""
+    return DISTILL_WEIGHT * sigmoid_ramp(step / max(DISTILL_FULL_AT * total, 1))
+
+
+def polynomial_rate(first: float, step: int, total: int) -> float:
+    """Return lr(t) = first (1 - t/T)^0.9."""
+    return first * (1 - min(step, total) / max(total, 1)) ** 0.9

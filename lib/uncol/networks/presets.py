@@ -1,0 +1,138 @@
+"""Student sizes by name, and the choice that fits a pool and a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from uncol.networks.student import StudentSpec
+
+Shape = tuple[int, int, int]
+HALVE = (2, 2, 2)
+FLAT = (2, 2, 1)
+ANISOTROPIC = 2.0  # do not halve an axis whose voxels are this many times longer than the rest
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A student's sizes with how it is trained.
+
+    Attributes:
+        spec: the network.
+        crop: training crop, and window at inference, in working voxels.
+        voxels: most voxels a crop may have; together with `batch` it bounds memory and time.
+        batch: crops a step (half labeled, half unlabeled in stage 2).
+        optimizer: `sgd` (the paper's) or `adamw` (converges in few steps).
+        rate: first learning rate of the polynomial schedule.
+    """
+
+    spec: StudentSpec
+    crop: Shape
+    voxels: int
+    batch: int
+    optimizer: str
+    rate: float
+
+
+def _spec3d(channels: tuple[int, ...], depth: int) -> StudentSpec:
+    width = channels[-1]
+    return StudentSpec(
+        3, channels, (HALVE,) * (len(channels) - 1), width, depth, 4, width // 4, 4 * width
+    )
+
+
+PRESETS: dict[str, Preset] = {
+    "tiny3d": Preset(_spec3d((4, 8, 16), 2), (32, 32, 32), 32**3, 4, "adamw", 3e-3),
+    "small3d": Preset(_spec3d((16, 32, 64, 128), 4), (40, 40, 40), 40**3, 4, "adamw", 2e-3),
+    "paper3d": Preset(
+        _spec3d((16, 32, 64, 128, 256), 4), (128, 128, 128), 128**3, 4, "sgd", 0.01
+    ),
+    "tiny2d": Preset(
+        StudentSpec(2, (4, 8, 16), (FLAT,) * 2, 16, 2, 2, 8, 32),
+        (64, 64, 1),
+        64**2,
+        4,
+        "adamw",
+        3e-3,
+    ),
+    "small2d": Preset(
+        StudentSpec(2, (8, 16, 32, 64), (FLAT,) * 3, 64, 4, 4, 16, 128),
+        (128, 128, 1),
+        128**2,
+        8,
+        "adamw",
+        2e-3,
+    ),
+    "paper2d": Preset(
+        StudentSpec(2, (16, 32, 64, 128, 256), (FLAT,) * 4, 128, 4, 4, 64, 256),
+        (256, 256, 1),
+        256**2,
+        4,
+        "sgd",
+        0.01,
+    ),
+}
+
+
+def choose_preset(name: str, *, shape: Shape, gpu: bool) -> str:
+    """Resolve `auto`.
+
+    Args:
+        name: a preset's name or `auto`.
+        shape: the pool's median working shape; `K = 1` means single images.
+        gpu: whether training runs on a GPU.
+    """
+    if name != "auto":
+        return name
+    size = "paper" if gpu else "small"
+    return f"{size}2d" if shape[2] == 1 else f"{size}3d"
+
+
+def fit_preset(name: str, *, shape: Shape, spacing_mm: tuple[float, float, float]) -> Preset:
+    """Fit a preset to a pool: strides to its voxel size, crop to its shape.
+
+    A 3D axis is not halved while its voxels are twice as long as the shortest, or when fewer than
+    8 voxels would be left, so that a stack of 10 thick slices still passes four levels.
+
+    Args:
+        name: a key of `PRESETS`.
+        shape: the pool's median working shape.
+        spacing_mm: the working voxel size.
+    """
+    preset = PRESETS[name]
+    spec = preset.spec
+    if spec.dims == 3:
+        spec = replace(spec, strides=_fit_strides(len(spec.strides), shape, spacing_mm))
+    flat = (shape[0], shape[1], 1) if spec.dims == 2 else shape
+    return replace(preset, spec=spec, crop=_fit_crop(flat, spec.patch, preset.voxels))
+
+
+def _fit_crop(shape: Shape, patch: Shape, voxels: int) -> Shape:
+    """Grow a crop by whole patches, in the scans' proportions, up to their size or the limit."""
+    most = np.maximum(np.ceil(np.array(shape) / patch - 0.5), 1).astype(int)  # halves go down
+    count = np.ones(3, dtype=int)
+    while True:
+        grown = np.prod(count * patch) / count * (count + 1)
+        share = np.where((count < most) & (grown <= voxels), count / most, np.inf)
+        axis = int(np.argmin(share))
+        if not np.isfinite(share[axis]):
+            break
+        count[axis] += 1
+    size_i, size_j, size_k = (int(size) for size in count * patch)
+    return (size_i, size_j, size_k)
+
+
+def _fit_strides(
+    count: int, shape: Shape, spacing_mm: tuple[float, float, float]
+) -> tuple[Shape, ...]:
+    size, spacing = np.array(shape, dtype=float), np.array(spacing_mm)
+    strides: list[Shape] = []
+    for _ in range(count):
+        coarse = spacing >= ANISOTROPIC * spacing.min()
+        halve = ~coarse & (size >= 8)
+        step = np.where(halve, 2, 1)
+        size, spacing = size / step, spacing * step
+        strides.append((int(step[0]), int(step[1]), int(step[2])))
+    return tuple(strides)
+

@@ -1,0 +1,148 @@
+"""The prompt-free student: CNN, prior encoder, cross-attention between them, four heads.
+
+uncol-method.md sections 1.2 to 1.5. Only this network is deployed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from uncol.networks.backbones import Strides, UNet, VNet
+from uncol.networks.prior import PriorEncoder
+
+HEADS = 4
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """The sizes of a student; what a preset fixes.
+
+    Attributes:
+        dims: 2 (slices) or 3.
+        channels: CNN channels from full size to bottleneck.
+        strides: down-sampling between levels along I, J, K (K is 1 in 2D).
+        prior_dim: token width of the prior encoder.
+        prior_depth: its number of blocks.
+        prior_heads: its attention heads.
+        prior_head_dim: the width of one.
+        prior_mlp: hidden width of its feed-forward part.
+    """
+
+    dims: int
+    channels: tuple[int, ...]
+    strides: Strides
+    prior_dim: int
+    prior_depth: int
+    prior_heads: int
+    prior_head_dim: int
+    prior_mlp: int
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Total down-sampling along I, J, K; also the prior encoder's patch."""
+        total = torch.tensor(self.strides).prod(dim=0).tolist()
+        return (total[0], total[1], total[2])
+
+
+@dataclass(frozen=True)
+class StudentOutput:
+    """What one forward pass gives.
+
+    Attributes:
+        logits: `(B, 4, C, I, J, K)`, a set of logits a head.
+        prior: `(B, D, *tokens)`, the prior feature `s_prior` (`tokens` has three axes).
+        hidden: the prior encoder's block outputs, `(B, prior_dim, *tokens)` each.
+    """
+
+    logits: Tensor
+    prior: Tensor
+    hidden: list[Tensor]
+
+    @property
+    def mean_logits(self) -> Tensor:
+        """Mean of the heads' logits `(B, C, I, J, K)` (section 6)."""
+        return self.logits.mean(dim=1)
+
+
+class CrossAttention(nn.Module):
+    """Bottleneck features ask, knowledge features answer (section 1.4; one head in effect)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)
+        self.value = nn.Linear(channels, channels)
+        self.out = nn.Linear(channels, channels)
+        self.scale = (channels / 4) ** -0.5
+
+    def forward(self, bottleneck: Tensor, knowledge: Tensor) -> Tensor:
+        """Add what attention finds in `knowledge` `(B, D, *grid)` to `bottleneck`, same shape."""
+        tokens = bottleneck.flatten(2).transpose(1, 2)  # (B, N, D)
+        known = knowledge.flatten(2).transpose(1, 2)
+        weights = self.query(tokens) @ self.key(known).transpose(1, 2) * self.scale
+        attended = self.out(weights.softmax(dim=-1) @ self.value(known))
+        return bottleneck + attended.transpose(1, 2).reshape(bottleneck.shape)
+
+
+class Student(nn.Module):
+    """U-Net or V-Net with a prior encoder at its bottleneck and four heads."""
+
+    def __init__(self, spec: StudentSpec, classes: int) -> None:
+        """Build a student.
+
+        Args:
+            spec: its sizes.
+            classes: number of classes, background included.
+        """
+        super().__init__()
+        self.spec = spec
+        self.classes = classes
+        width = spec.channels[-1]
+        flat = spec.dims == 2
+        self.backbone = UNet(spec.channels) if flat else VNet(spec.channels, spec.strides)
+        self.prior = PriorEncoder(
+            patch=spec.patch[: spec.dims],
+            dim=spec.prior_dim,
+            depth=spec.prior_depth,
+            heads=spec.prior_heads,
+            head_dim=spec.prior_head_dim,
+            mlp_dim=spec.prior_mlp,
+            out_channels=width,
+            neck=flat,
+        )
+        self.attention = CrossAttention(width)
+        self.heads = nn.ModuleList(
+            self.backbone.make_head(spec.channels[0], classes) for _ in range(HEADS)
+        )
+
+    def forward(
+        self, image: Tensor, knowledge: Callable[[Tensor], Tensor] | None = None
+    ) -> StudentOutput:
+        """Segment a batch.
+
+        Args:
+            image: `(B, 1, I, J, K)`, sizes multiples of `spec.patch`; `K = 1` for a 2D student.
+            knowledge: makes what the decoder consumes, `(B, D, *tokens)`, from `s_prior` of the
+                same shape; stage 1 puts the teacher's feature in its place here, everything else
+                lets the decoder consume the prior itself.
+        """
+        flat = self.spec.dims == 2
+        view = image[..., 0] if flat else image
+        levels = self.backbone.encode(view)
+        prior, hidden = self.prior(view)
+        if flat:
+            prior, hidden = prior[..., None], [block[..., None] for block in hidden]
+        known = prior if knowledge is None else knowledge(prior)
+        fused = self.attention(levels[-1], known[..., 0] if flat else known)
+        features = self.backbone.decode(fused, levels)
+        logits = torch.stack([head(features) for head in self.heads], dim=1)
+        return StudentOutput(logits[..., None] if flat else logits, prior, hidden)
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())

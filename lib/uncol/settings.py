@@ -1,0 +1,137 @@
+"""Settings from `--conf` pairs, read once, all mistakes reported together."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from uncol.errors import SettingsError
+
+Preset = Literal["auto", "tiny3d", "small3d", "paper3d", "tiny2d", "small2d", "paper2d"]
+Teacher = Literal["litemedsam", "medsam", "sam_med3d", "none"]
+ModeName = Literal["intended", "release"]
+Modality = Literal["auto", "ct", "mr"]
+
+MAX_LABELS = 250  # OHIF and uint8 results leave room for no more, review bands included
+REPOSITORY = Path(__file__).resolve().parents[2]
+CHOICES: dict[str, tuple[str, ...]] = {
+    "preset": get_args(Preset),
+    "teacher": get_args(Teacher),
+    "mode": get_args(ModeName),
+    "modality": get_args(Modality),
+}
+KNOWN = ("labels", *CHOICES, "teacher_weights", "model_dir")
+# what MONAI Label's own apps take and their users pass from habit
+HABITS = frozenset(
+    """models preload use_pretrained_model skip_scoring skip_strategies skip_trainers skip_infers
+    tracking tracking_uri tracking_experiment_name epistemic_enabled epistemic_samples scribbles
+    sam2 heuristic_planner target_spacing spatial_size roi_size auto_update_scoring bundles
+    zoo_source zoo_repo server_mode network""".split()
+)
+
+
+class Settings(BaseModel):
+    """What the app was started with.
+
+    Attributes:
+        labels: the app's labels, name to value 1...N without gaps.
+        preset: the student's size.
+        teacher: the generalized teacher.
+        teacher_weights: a weights file for it, or None for the usual one.
+        mode: `intended` or `release`, see `method/mode.py`.
+        modality: how intensities are normalized.
+        model_dir: where versions, caches and downloaded weights are kept.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    labels: dict[str, int] = {"target": 1}
+    preset: Preset = "auto"
+    teacher: Teacher = "litemedsam"
+    teacher_weights: Path | None = None
+    mode: ModeName = "intended"
+    modality: Modality = "auto"
+    model_dir: Path = REPOSITORY / "model"
+
+
+def parse_settings(conf: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    """Read `--conf` pairs.
+
+    Args:
+        conf: the pairs, all values strings.
+
+    Returns:
+        The settings, and notes for the log about what was ignored or left at a default that
+        probably should not be.
+
+    Raises:
+        SettingsError: one or more pairs are wrong; the message lists every one.
+    """
+    mistakes = [_unknown(key) for key in conf if key not in KNOWN and key not in HABITS]
+    notes = [
+        f"--conf {key}: accepted, but does nothing in this app."
+        for key in sorted(set(conf) & HABITS - {"server_mode"})
+    ]
+    values: dict[str, object] = {}
+    for key, allowed in CHOICES.items():
+        if key in conf:
+            values[key] = conf[key]
+            if conf[key] not in allowed:
+                mistakes.append(f"{key}: '{conf[key]}' is not one of {', '.join(allowed)}.")
+    if "labels" in conf:
+        try:
+            values["labels"] = _labels(conf["labels"])
+        except ValueError as error:
+            mistakes.append(f"labels: {error}")
+    else:
+        notes.append(
+            "No labels given: there is one, called 'target'. Name yours with "
+            '--conf labels "liver,spleen".'
+        )
+    if "teacher_weights" in conf:
+        values["teacher_weights"] = Path(conf["teacher_weights"]).expanduser()
+        if not Path(conf["teacher_weights"]).expanduser().is_file():
+            mistakes.append(f"teacher_weights: there is no file {conf['teacher_weights']}.")
+    if "model_dir" in conf:
+        values["model_dir"] = Path(conf["model_dir"]).expanduser().absolute()
+    if mistakes:
+        listed = "\n".join(f"  - {mistake}" for mistake in mistakes)
+        raise SettingsError(f"Settings (--conf) with mistakes:\n{listed}")
+    return Settings.model_validate(values), notes
+
+
+def _unknown(key: str) -> str:
+    near = difflib.get_close_matches(key, KNOWN, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(KNOWN)}."
+    return f"{key}: unknown setting; {hint}"
+
+
+def _labels(text: str) -> dict[str, int]:
+    if text.lstrip().startswith("{"):
+        try:
+            labels = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f'not JSON ({error}); write "a,b" or {{"a":1,"b":2}}.') from None
+    else:
+        names = [name.strip() for name in text.split(",")]
+        if len(set(names)) != len(names):
+            raise ValueError("a name stands there twice.")
+        labels = {name: value for value, name in enumerate(names, start=1)}
+    if not labels or not all(isinstance(n, str) and n.strip() for n in labels):
+        raise ValueError('at least one name is needed, none of them empty: "a,b".')
+    reserved = [n for n in labels if n.lower() in ("background", "review_high", "review_medium")]
+    if reserved:
+        raise ValueError(f"'{reserved[0]}' is reserved; list only the structures to segment.")
+    if sorted(labels.values()) != list(range(1, len(labels) + 1)):
+        raise ValueError(
+            f"values must be 1 to {len(labels)} without gaps (Slicer numbers segments by "
+            f"position), got {list(labels.values())}."
+        )
+    if len(labels) > MAX_LABELS:
+        raise ValueError(f"{len(labels)} labels; at most {MAX_LABELS} are possible.")
+    return dict(sorted(labels.items(), key=lambda item: item[1]))

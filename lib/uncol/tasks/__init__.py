@@ -1,0 +1,1 @@
+"""MONAI Label's side: the only package that imports `monailabel`."""

@@ -1,0 +1,159 @@
+"""The MONAI Label app: settings in, tasks wired."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monailabel.config import settings as server_settings
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+
+from uncol import __version__
+from uncol.errors import RequestError
+from uncol.settings import parse_settings
+from uncol.tasks.datastore import UncolDatastore
+from uncol.tasks.infer import student_tasks
+from uncol.tasks.mends import mend_server
+from uncol.tasks.prompt import PromptTask
+from uncol.tasks.scoring import DiceScoring, UncolScoring
+from uncol.tasks.served import ServedStudent
+from uncol.tasks.strategy import strategies
+from uncol.tasks.train import UncolTrain
+from uncol.training.versions import ModelStore
+
+logger = logging.getLogger(__name__)
+
+MAP_TAG = "uncertainty"
+
+
+class UncolApp(MONAILabelApp):  # type: ignore[misc]
+    """UnCoL: annotate a few, train on all, look where the model is unsure."""
+
+    def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
+        """Start the app; the signature is MONAI Label's.
+
+        Raises:
+            SettingsError: one or more `--conf` pairs are wrong.
+        """
+        self.uncol, notes = parse_settings(conf)
+        for note in notes:
+            logger.warning(note)
+        self.models = ModelStore(self.uncol.model_dir / "uncol")
+        self.served = ServedStudent(self.models, self.uncol.labels)
+        super().__init__(
+            app_dir,
+            studies,
+            dict(conf),
+            name="UnCoL",
+            description="Semi-supervised segmentation from a few labels, with uncertainty",
+            version=__version__,
+            labels=list(self.uncol.labels),
+        )
+        self._auto_update_scoring = False  # MONAI Label would score at each start and click
+
+    def init_datastore(self) -> Datastore:
+        """Return the studies folder, or MONAI Label's own store for a URL."""
+        if self.studies.startswith(("http://", "https://")):
+            return super().init_datastore()
+        return UncolDatastore(
+            self.studies,
+            labels=self.uncol.labels,
+            extensions=server_settings.MONAI_LABEL_DATASTORE_FILE_EXT,
+            auto_reload=server_settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            read_only=server_settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+        )
+
+    def init_infers(self) -> dict[str, InferTask]:
+        """Return infer tasks, the student first."""
+        tasks = student_tasks(self.served, self.uncol.labels, self.uncol.modality)
+        return {**tasks, "uncol_prompt": PromptTask(self.uncol)}
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        """Return the train task."""
+        return {"uncol": UncolTrain(self.uncol)}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        """Return strategies, `uncol` first."""
+        return strategies(self.models)
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        """Return scoring methods."""
+        return {"uncol": UncolScoring(self.served), "dice": DiceScoring(self.uncol.labels)}
+
+    def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> Any:
+        """Run an infer task; a saved result brings its uncertainty map along.
+
+        Raises:
+            RequestError: the image is neither a case nor an upload.
+        """
+        store = datastore or self.datastore()
+        image = request.get("image")
+        self._check_image(image, store)
+        result = super().infer({**request, "case": str(image)}, datastore)
+        path = result["params"].pop("uncertainty_file", None)
+        if path is not None:
+            try:
+                told = {"params": result["params"]["uncol"]}
+                store.save_label(image, path, MAP_TAG, told)
+                result["params"]["uncertainty"] = {"label": image, "tag": MAP_TAG}
+            finally:
+                Path(path).unlink(missing_ok=True)
+        return result
+
+    def next_sample(self, request: Mapping[str, Any]) -> Any:
+        """Return the next case.
+
+        Raises:
+            RequestError: there is no such strategy.
+        """
+        name = request.get("strategy")
+        if name and name not in self._strategies:
+            raise RequestError(
+                f"There is no strategy '{name}'; choose one of {', '.join(self._strategies)}."
+            )
+        return super().next_sample(request)
+
+    def check_training(self, model: str, request: Mapping[str, Any]) -> None:
+        """Refuse a training that cannot succeed, before a child process starts.
+
+        Raises:
+            RequestError: there is no such trainer, or an option is impossible.
+            TrainingError: the pool cannot be trained on.
+        """
+        trainer = self._trainers.get(model)
+        if trainer is None:
+            raise RequestError(
+                f"There is no trainer '{model}'; choose one of {', '.join(self._trainers)}."
+            )
+        trainer.check(request, self.datastore())
+
+    def on_init_complete(self) -> None:
+        """Mend the server and start its timers."""
+        # children inherit this: they read the index, only the server writes it
+        os.environ["MONAI_LABEL_DATASTORE_READ_ONLY"] = "true"
+        mend_server(self)
+        super().on_init_complete()
+
+    def _check_image(self, image: object, store: Datastore) -> None:
+        """Accept cases and the server's own temporary and session files, nothing else on disk."""
+        if not isinstance(image, str) or image in store.list_images():
+            return
+        path = Path(image)
+        allowed = [Path(tempfile.gettempdir())]
+        if self.sessions() is not None:
+            allowed.append(Path(self.sessions().store_path))
+        inside = any(path.resolve().is_relative_to(folder.resolve()) for folder in allowed)
+        if not (path.is_absolute() and inside and path.exists()):
+            raise RequestError(
+                f"There is no case '{image}' in the studies folder. Fetch it with Next Sample, or "
+                "upload the scan first."
+            )

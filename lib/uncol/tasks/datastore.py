@@ -1,0 +1,198 @@
+"""The studies folder as a datastore that checks what it takes and never half-writes.
+
+Mends of MONAI Label 0.8.5's `LocalDatastore`, each tested in tests/integration/test_mends.py:
+
+- ids and tags are joined into paths unchecked (`tag=../../evil` writes outside the folder);
+- labels are copied straight onto the old file, and the index is rewritten in place;
+- a child process that loaded the index rewrites it from its stale copy;
+- `_to_id` removes the extension wherever it occurs in a name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from monailabel.datastore.local import DataModel, LocalDatastore
+from monailabel.interfaces.datastore import DefaultLabelTag
+
+from uncol.data.cases import Case
+from uncol.data.labels import map_label, segment_values
+from uncol.data.scan import file_extension, read_label, read_scan, write_volume
+from uncol.errors import LabelError, RequestError, StorageError
+from uncol.training.store import grid_mismatch
+
+NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}")
+
+
+class UncolDatastore(LocalDatastore):  # type: ignore[misc]
+    """A folder of scans, with the app's labels known."""
+
+    def __init__(self, folder: str, *, labels: Mapping[str, int], **options: Any) -> None:
+        """Open a studies folder.
+
+        Args:
+            folder: the folder; made if missing.
+            labels: the app's labels, to which submitted ones are mapped.
+            options: passed on to `LocalDatastore`.
+        """
+        self._labels = labels
+        self._guard = threading.RLock()
+        self._frozen = bool(options.get("read_only"))
+        super().__init__(folder, **options)
+
+    def case(self, name: str) -> Case:
+        """Return a case with its submitted label, if it has one."""
+        label = self.get_label_uri(name, DefaultLabelTag.FINAL)
+        info = self.get_label_info(name, DefaultLabelTag.FINAL).get("label_info", [])
+        segments = {str(entry["name"]): int(entry["idx"]) for entry in info if "idx" in entry}
+        image = Path(self.get_image_uri(name))
+        return Case(name, image, Path(label) if label else None, segments if label else {})
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Add a scan after checking that it can be read.
+
+        Raises:
+            ScanError: it cannot be used.
+            RequestError: the id cannot be a file name.
+        """
+        name = image_id or self._to_id(os.path.basename(image_filename))[0]
+        check_name(name, "image id")
+        read_scan(image_filename, case=name)
+        with self._guard:
+            added: str = super().add_image(image_id, image_filename, image_info)
+        return added
+
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
+    ) -> str:
+        """Save a label; a submitted one (tag `final`) is checked and mapped to the app's values.
+
+        Raises:
+            RequestError: unknown case, or an id or tag that cannot be a file name.
+            LabelError: the label does not fit its scan or the app's labels.
+            StorageError: it could not be written; the label before is unchanged.
+        """
+        check_name(image_id, "image id")
+        check_name(label_tag, "label tag")
+        item = self._datastore.objects.get(image_id)
+        if item is None:
+            raise RequestError(
+                f"There is no case '{image_id}' in the studies folder. "
+                "Fetch it with Next Sample, or upload the scan first."
+            )
+        info = dict(label_info or {})
+        extension = self._to_id(os.path.basename(label_filename))[1]
+        target = Path(self._datastore.label_path(label_tag)) / self._filename(image_id, extension)
+        partial = target.with_name(f".{os.getpid()}.{threading.get_ident()}.{target.name}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if label_tag == DefaultLabelTag.FINAL:
+                info = self._check_final(image_id, label_filename, info, partial)
+            else:
+                shutil.copyfile(label_filename, partial)
+            with self._guard, FileLock(self._lock_file):
+                self._replace(image_id, label_tag, partial, target)
+                info.update(ts=int(time.time()), name=target.name)
+                item.labels[label_tag] = DataModel(info=info, ext=extension)
+                self._update_datastore_file(lock=False)
+        except OSError as error:
+            raise StorageError(
+                f"Could not save the label of case '{image_id}': {error}. The label before is "
+                "unchanged. Free some disk space and submit again."
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return image_id
+
+    def _check_final(
+        self, name: str, filename: str, info: dict[str, Any], partial: Path
+    ) -> dict[str, Any]:
+        """Write the label in the app's values to `partial`; return its info."""
+        volume = read_label(filename, case=name)
+        scan = read_scan(self.get_image_uri(name), case=name)
+        if not volume.grid.matches(scan.grid):
+            raise LabelError(grid_mismatch(name, volume.grid.shape, scan.grid.shape))
+        segments: dict[str, int] = {}
+        if info.get("label_info"):
+            present = [int(value) for value in set(volume.array.ravel().tolist())]
+            segments = segment_values(info["label_info"], present, name)
+        mapped = map_label(volume.array, segments, self._labels, case=name)
+        if (mapped == volume.array).all():
+            shutil.copyfile(filename, partial)
+        else:
+            write_volume(partial, mapped, scan.grid)
+        used = [{"name": name, "idx": value} for name, value in self._labels.items()]
+        return {**info, "label_info": used}
+
+    def _replace(self, name: str, tag: str, partial: Path, target: Path) -> None:
+        before = self.get_label_uri(name, tag)
+        os.replace(partial, target)
+        if before and Path(before) != target.resolve():
+            Path(before).unlink(missing_ok=True)  # the same label in another format
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Remove a label."""
+        check_name(label_tag, "label tag")
+        with self._guard:
+            super().remove_label(label_id, label_tag)
+
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        """Update a case's info."""
+        with self._guard:
+            super().update_image_info(image_id, info)
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Update a label's info."""
+        with self._guard:
+            super().update_label_info(label_id, label_tag, info)
+
+    def refresh(self) -> None:
+        """Take up files that were put into the folder by hand."""
+        with self._guard:
+            super().refresh()
+
+    def _to_id(self, file: str) -> tuple[str, str]:
+        patterns = [pattern.replace("*", "") for pattern in self._extensions]
+        fitting = [end for end in (*patterns, file_extension(file)) if end and file.endswith(end)]
+        extension = max(fitting, key=len, default="")
+        return file[: len(file) - len(extension)], extension
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        if self._frozen:  # a training or scoring child: only the server writes the index
+            return
+        if lock:
+            with FileLock(self._lock_file):
+                self._update_datastore_file(lock=False)
+            return
+        path = Path(self._datastore_config_path)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        model = self._datastore.model_dump(exclude={"base_path"})
+        try:
+            partial.write_text(json.dumps(model, indent=2, default=str))
+            self._ignore_event_config = True
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._config_ts = path.stat().st_mtime
+
+
+def check_name(name: str, kind: str) -> None:
+    """Refuse names that could leave the studies folder.
+
+    Raises:
+        RequestError: the name is empty, too long, hidden, or holds a path separator.
+    """
+    if not NAME.fullmatch(name or "") or name.startswith("."):
+        raise RequestError(
+            f"'{name}' cannot be an {kind}: it must be a plain file name of at most 200 "
+            "characters, without slashes and not starting with a dot."
+        )

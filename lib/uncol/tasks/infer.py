@@ -1,0 +1,186 @@
+"""Infer tasks: the student's label, its uncertainty as bands, map, overlay and places."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from monailabel.utils.others.generic import device_list, name_to_device
+
+from uncol.data.labels import REVIEW_SEGMENTS
+from uncol.data.scan import read_scan
+from uncol.inference.outputs import Segmentation, bands, overlay, segment, summary
+from uncol.tasks.markups import markups
+from uncol.tasks.results import truth, write_json_result, write_result
+from uncol.tasks.served import ServedStudent
+
+BAND_VALUES = {name: value for value, name in enumerate(REVIEW_SEGMENTS, start=1)}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a student task found, before it is written.
+
+    Attributes:
+        segmentation: the student's answer.
+        params: what goes to the client beside the file.
+    """
+
+    segmentation: Segmentation
+    params: dict[str, Any]
+
+
+class StudentTask(InferTask):  # type: ignore[misc]
+    """What all tasks of the served student share: one pass, one at a time."""
+
+    _one_at_a_time = threading.Lock()  # two passes at once would only share the same cores
+
+    def __init__(
+        self, served: ServedStudent, *, modality: str, labels: Mapping[str, int], kind: str, text: str
+    ) -> None:
+        """Make a task.
+
+        Args:
+            served: where the current student comes from.
+            modality: the app's setting, used until a version brings its own.
+            labels: what values 1...N of the result mean.
+            kind: MONAI Label's infer type.
+            text: what a user reads.
+        """
+        super().__init__(
+            type=kind,
+            labels=dict(labels),
+            dimension=3,
+            description=text,
+            config={"device": device_list()},
+        )
+        self.served = served
+        self.modality = modality
+
+    def is_valid(self) -> bool:
+        """Say that the task is offered, also before the first training: then it explains itself."""
+        return True
+
+    def answer(self, request: Mapping[str, Any]) -> Answer:
+        """Segment the requested scan.
+
+        Raises:
+            RequestError: no model yet.
+            ScanError: the scan cannot be used.
+        """
+        start = time.time()
+        served = self.served.get(name_to_device(request.get("device")))
+        scan = read_scan(request["image"], case=request.get("case"))
+        with self._one_at_a_time:
+            result = segment(
+                served.student,
+                scan,
+                space=served.manifest.space,
+                modality=served.manifest.modality,
+                window=served.manifest.window,
+                labels=served.manifest.labels,
+                device=served.device,
+            )
+        params = {
+            "label_names": dict(self.labels),
+            "latencies": {"total": round(time.time() - start, 2)},
+            "uncol": summary(result, served.manifest.labels, version=served.manifest.version),
+        }
+        return Answer(result, params)
+
+
+class SegmentTask(StudentTask):
+    """`uncol`: the label map; the map goes along as a file when the result is to be saved."""
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return the label file and its params."""
+        answer = self.answer(request)
+        result = answer.segmentation
+        if truth(request.get("save_label", False)):
+            nifti = {"result_extension": ".nii.gz"}
+            answer.params["uncertainty_file"] = write_result(
+                result.uncertainty, result.grid, [], nifti
+            )
+        return write_result(result.label, result.grid, list(self.labels), request), answer.params
+
+
+class UncertaintyTask(StudentTask):
+    """`uncol_uncertainty`: review bands, or the float map with `{"map": true}`."""
+
+    def config(self) -> dict[str, Any]:
+        """Return the options that Slicer shows."""
+        return {**super().config(), "map": False}
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return the bands or the map, and its params."""
+        answer = self.answer(request)
+        result = answer.segmentation
+        if truth(request.get("map", False)):
+            array = result.uncertainty
+        else:
+            array = bands(result.uncertainty)
+        return write_result(array, result.grid, list(self.labels), request), answer.params
+
+
+class OverlayTask(StudentTask):
+    """`uncol_overlay`: anatomy with the bands on top, for OHIF."""
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return anatomy and bands in one label map, and its params."""
+        answer = self.answer(request)
+        result = answer.segmentation
+        count = len(self.labels) - len(BAND_VALUES)
+        array = overlay(result.label, result.uncertainty, count)
+        return write_result(array, result.grid, list(self.labels), request), answer.params
+
+
+class RoisTask(StudentTask):
+    """`uncol_rois`: the places worth a look as Slicer Markups ROI JSON."""
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return a Markups file and its params."""
+        answer = self.answer(request)
+        return write_json_result(markups(answer.params["uncol"]["rois"])), answer.params
+
+
+def student_tasks(
+    served: ServedStudent, labels: Mapping[str, int], modality: str
+) -> dict[str, InferTask]:
+    """Return the student's infer tasks; `uncol` first, which Slicer then runs by itself."""
+    count = len(labels)
+    both = {**labels, **{name: count + value for name, value in BAND_VALUES.items()}}
+    kinds = {
+        "uncol": (SegmentTask, labels, InferType.SEGMENTATION, "UnCoL student"),
+        "uncol_uncertainty": (
+            UncertaintyTask,
+            BAND_VALUES,
+            InferType.SEGMENTATION,
+            "Where the student is unsure, as two review bands",
+        ),
+        "uncol_overlay": (
+            OverlayTask,
+            both,
+            InferType.SEGMENTATION,
+            "The student's anatomy with the review bands on top",
+        ),
+        "uncol_rois": (
+            RoisTask,
+            {},
+            InferType.DETECTION,
+            "The places worth a look, as boxes",
+        ),
+    }
+    return {
+        name: task(served, modality=modality, labels=values, kind=kind, text=text)
+        for name, (task, values, kind, text) in kinds.items()
+    }
+
+
+def as_uint8(mask: np.ndarray) -> np.ndarray:
+    """Return a bool mask as label values 0 and 1."""
+    return mask.astype(np.uint8)

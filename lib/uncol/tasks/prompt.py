@@ -1,0 +1,144 @@
+"""Infer task `uncol_prompt`: a first mask from a box or clicks, before any training."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from monailabel.utils.others.generic import device_list, name_to_device
+
+from uncol.data.preprocess import normalize
+from uncol.data.scan import Volume, read_scan
+from uncol.errors import RequestError
+from uncol.inference.first_mask import Encode, first_mask, make_prompt
+from uncol.networks.teachers import load_teacher
+from uncol.networks.teachers.protocol import Encoded, GeneralizedTeacher
+from uncol.networks.teachers.views import Letterbox, plane_axes, slices_along
+from uncol.settings import Settings
+from uncol.tasks.infer import as_uint8
+from uncol.tasks.results import write_result
+from uncol.training.embeddings import EmbeddingCache
+
+
+class PromptTask(InferTask):  # type: ignore[misc]
+    """The generalized teacher as an interactive model, one structure a request."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Make the task; the teacher is loaded at the first request."""
+        super().__init__(
+            type=InferType.DEEPGROW,
+            labels=list(settings.labels),
+            dimension=3,
+            description="First mask from a box or clicks (generalized teacher)",
+            config={"device": device_list()},
+        )
+        self.settings = settings
+        self._guard = threading.Lock()
+
+    def is_valid(self) -> bool:
+        """Say whether a generalized teacher is configured."""
+        return self.settings.teacher != "none"
+
+    @cached_property
+    def teacher(self) -> GeneralizedTeacher:
+        """The generalized teacher, on the CPU until a request names a device.
+
+        Raises:
+            WeightsError: its weights are missing or damaged.
+            RequestError: none is configured.
+        """
+        teacher = load_teacher(
+            self.settings.teacher,
+            weights=self.settings.teacher_weights,
+            weights_dir=self.settings.model_dir / "weights",
+        )
+        if teacher is None:
+            raise RequestError("uncol_prompt needs a generalized teacher; none is configured.")
+        return teacher
+
+    @cached_property
+    def cache(self) -> EmbeddingCache:
+        """Where encoded views are kept."""
+        return EmbeddingCache(self.settings.model_dir / "cache" / "embeddings")
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return a mask with value 1 for the asked label.
+
+        Args:
+            request: `image`; `label`; `roi` (i0, i1, j0, j1, k0, k1), or `foreground` and
+                `background` clicks, in scan voxels. Clicks may also stand under the label's name.
+
+        Raises:
+            RequestError: nothing usable was marked, or the label is unknown.
+            ScanError: the scan cannot be used.
+            WeightsError: the teacher's weights are missing.
+        """
+        start = time.time()
+        label = self._label(request)
+        scan = read_scan(request["image"], case=request.get("case"))
+        prompt = make_prompt(
+            scan.grid.shape,
+            box=request.get("roi"),
+            foreground=request.get("foreground") or request.get(label) or [],
+            background=request.get("background") or [],
+        )
+        device = torch.device(name_to_device(request.get("device")))
+        with self._guard:
+            self.teacher.network.to(device)
+            mask = first_mask(
+                self.teacher,
+                scan.grid.shape,
+                scan.grid.spacing_mm,
+                prompt,
+                self._encoder(scan, Path(request["image"]), device),
+            )
+        params = {
+            "label_names": {label: 1},
+            "latencies": {"total": round(time.time() - start, 2)},
+            "teacher": self.teacher.name,
+        }
+        return write_result(as_uint8(mask), scan.grid, [label], request), params
+
+    def _label(self, request: Mapping[str, Any]) -> str:
+        known = list(self.settings.labels)
+        label = request.get("label") or known[0]
+        if label not in known:
+            raise RequestError(
+                f"'{label}' is not a label of this app; choose one of {', '.join(known)}."
+            )
+        return str(label)
+
+    def _encoder(self, scan: Volume, path: Path, device: torch.device) -> Encode:
+        """Return a function that encodes views of this scan, keeping them on disk."""
+        image = normalize(torch.from_numpy(scan.array), self.settings.modality)
+        with path.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+
+        def encode(axis: int, index: int) -> Encoded:
+            identity = f"scan {content} {axis} {index} {self.teacher.fingerprint}"
+            key = hashlib.sha256(identity.encode()).hexdigest()[:32]
+
+            def compute() -> Encoded:
+                shape, spacing = scan.grid.shape, scan.grid.spacing_mm
+                region = image
+                if axis >= 0:
+                    plane = plane_axes(axis)
+                    region = slices_along(image, axis, [index])[0]
+                    shape_2d = tuple(shape[a] for a in plane)
+                    box = Letterbox(shape_2d, tuple(spacing[a] for a in plane), self.teacher.side)
+                else:
+                    box = Letterbox(shape, spacing, self.teacher.side)
+                encoded = self.teacher.encode(box.shrink(region[None]).to(device))
+                return Encoded(encoded.image, ())
+
+            kept = self.cache.get(key, compute)
+            return Encoded(kept.image.to(device), ())
+
+        return encode

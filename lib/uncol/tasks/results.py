@@ -1,0 +1,64 @@
+"""Write an infer result as MONAI Label's clients ask for it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monailabel.transform.writer import write_seg_nrrd
+
+from uncol.data.scan import Grid, write_volume
+from uncol.errors import RequestError
+
+EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha", ".png", ".tif", ".tiff")
+
+
+def write_result(
+    array: np.ndarray, grid: Grid, names: Sequence[str], request: Mapping[str, Any]
+) -> str:
+    """Write a label map or map to a temporary file and return its path.
+
+    Args:
+        array: `(I, J, K)`.
+        grid: its grid.
+        names: segment names of values 1...N, for `.seg.nrrd`.
+        request: `result_extension` (default `.nrrd`), `result_compress`.
+
+    Raises:
+        RequestError: the extension is not one we write.
+        StorageError: the file cannot be written.
+    """
+    extension = str(request.get("result_extension") or ".nrrd").lower()
+    if extension not in EXTENSIONS:
+        raise RequestError(
+            f"result_extension '{extension}' is not one of {', '.join(EXTENSIONS)}."
+        )
+    path = temporary(extension)
+    if extension == ".seg.nrrd":
+        channels = np.stack([array == value for value in range(1, len(names) + 1)])
+        write_seg_nrrd(channels, path, np.uint8, grid.affine, list(names))
+    else:
+        write_volume(path, array, grid, compress=truth(request.get("result_compress", True)))
+    return path
+
+
+def write_json_result(value: object) -> str:
+    """Write JSON to a temporary file and return its path."""
+    path = temporary(".json")
+    Path(path).write_text(json.dumps(value))
+    return path
+
+
+def temporary(extension: str) -> str:
+    """Return the path of a new temporary file; the server deletes it after answering."""
+    with tempfile.NamedTemporaryFile(suffix=extension, prefix="uncol-", delete=False) as stream:
+        return stream.name
+
+
+def truth(value: object) -> bool:
+    """Read a flag that a client may send as bool or text."""
+    return str(value).strip().lower() in ("true", "1", "yes", "on")

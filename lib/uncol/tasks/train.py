@@ -1,0 +1,123 @@
+"""Train task `uncol`: the datastore's cases in, a published student out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.utils.async_tasks.utils import processes
+from monailabel.utils.others.generic import device_list, name_to_device
+
+from uncol.data.cases import HELD_OUT_FROM
+from uncol.errors import RequestError, UncolError
+from uncol.settings import Settings
+from uncol.tasks.datastore import UncolDatastore
+from uncol.tasks.results import truth
+from uncol.training.evaluate import mean_of
+from uncol.training.progress import ProgressFile, read_stats
+from uncol.training.round import RoundSettings, check_pool, train_round
+
+logger = logging.getLogger(__name__)
+
+NICENESS = 5  # an annotator's request goes before training
+MAX_STEP_SCALE = 20.0
+
+
+class UncolTrain(TrainTask):  # type: ignore[misc]
+    """UnCoL on the labeled and unlabeled cases of the datastore."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Make the task."""
+        super().__init__("UnCoL: trains on the labeled cases and on all unlabeled ones")
+        self.settings = settings
+        self.folder = settings.model_dir / "uncol"
+        self.stats_path = self.folder / "train_stats.json"
+
+    def config(self) -> dict[str, Any]:
+        """Return the options that Slicer shows.
+
+        `step_scale` multiplies the planned steps, `labeled_only` allows a pool without unlabeled
+        cases.
+        """
+        return {"device": device_list(), "seed": 0, "step_scale": 1.0, "labeled_only": False}
+
+    def stats(self) -> dict[str, Any]:
+        """Return the state of the running or last round, in the keys that Slicer reads."""
+        stats = read_stats(self.stats_path)
+        if stats and "total_time" not in stats and not processes("train"):
+            # stopped: MONAI Label kills the child, which can write no last state
+            stats["total_time"] = stats.pop("current_time", "0:00:00")
+            stats["phase"] = "stopped"
+        return stats
+
+    def check(self, request: Mapping[str, Any], datastore: UncolDatastore) -> None:
+        """Refuse at once what would only fail later in the child.
+
+        Raises:
+            TrainingError: the pool cannot be trained on.
+            RequestError: an option has an impossible value.
+        """
+        options = self.options(request)
+        check_pool(
+            sorted(datastore.get_labeled_images()),
+            sorted(datastore.get_unlabeled_images()),
+            labeled_only=options.labeled_only,
+        )
+
+    def options(self, request: Mapping[str, Any]) -> RoundSettings:
+        """Return what a round is made with.
+
+        Raises:
+            RequestError: an option has an impossible value.
+        """
+        try:
+            seed, scale = int(request.get("seed", 0)), float(request.get("step_scale", 1.0))
+        except (TypeError, ValueError) as error:
+            raise RequestError(
+                f"Training options seed and step_scale must be numbers: {error}."
+            ) from error
+        if not 0 < scale <= MAX_STEP_SCALE:
+            raise RequestError(f"step_scale must be over 0 and at most {MAX_STEP_SCALE}, got {scale}.")
+        settings = self.settings
+        return RoundSettings(
+            labels=settings.labels,
+            preset=settings.preset,
+            teacher=settings.teacher,
+            teacher_weights=settings.teacher_weights,
+            mode=settings.mode,
+            modality=settings.modality,
+            model_dir=settings.model_dir,
+            device=torch.device(name_to_device(request.get("device"))),
+            seed=seed,
+            step_scale=scale,
+            labeled_only=truth(request.get("labeled_only", False)),
+        )
+
+    def __call__(self, request: Mapping[str, Any], datastore: UncolDatastore) -> dict[str, Any]:
+        """Train and publish; returns the last state."""
+        os.nice(NICENESS)
+        progress = ProgressFile(self.stats_path, self.folder / "runs")
+        try:
+            cases = [datastore.case(name) for name in datastore.list_images()]
+            outcome = train_round(cases, self.options(request), progress)
+        except UncolError as error:
+            progress.finish("failed", error=str(error))
+            raise
+        metric = mean_of(outcome.metrics) if outcome.metrics else None
+        progress.done(outcome, metric, _note(metric))
+        for name, reason in outcome.left_out.items():
+            logger.warning("Left out %s: %s", name, reason)
+        return self.stats()
+
+
+def _note(metric: float | None) -> str:
+    if metric is None:
+        return (
+            f"Accuracy is not measured yet: from {HELD_OUT_FROM} labeled cases on, a fifth of them "
+            "is held out from training to measure it."
+        )
+    return "Mean Dice on held-out cases, which never train."

@@ -1,0 +1,1 @@
+"""The student in the making: plan, loop, evaluation, publishing."""

@@ -1,0 +1,77 @@
+"""Dice, HD95 and ASD of label maps, in mm, a label each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+from torch import from_numpy
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How well one label was found in one case.
+
+    Attributes:
+        dice: in [0, 1]; NaN where both masks are empty, 0 where one is.
+        hd95_mm: 95th percentile Hausdorff distance; NaN where a mask is empty.
+        asd_mm: average symmetric surface distance; NaN where a mask is empty.
+    """
+
+    dice: float
+    hd95_mm: float
+    asd_mm: float
+
+
+def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Return 2 |A and B| / (|A| + |B|) of two bool masks; NaN if both are empty."""
+    total = int(prediction.sum()) + int(truth.sum())
+    return 2 * int((prediction & truth).sum()) / total if total else float("nan")
+
+
+def dice_per_label(
+    prediction: np.ndarray, truth: np.ndarray, labels: Mapping[str, int]
+) -> dict[str, float]:
+    """Return each label's Dice; NaN for a label that neither map has.
+
+    Args:
+        prediction: `(I, J, K)` label values.
+        truth: the same shape.
+        labels: name to value.
+    """
+    return {name: dice(prediction == value, truth == value) for name, value in labels.items()}
+
+
+def scores(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    *,
+    released: bool = False,
+) -> Scores:
+    """Return all metrics of two bool masks `(I, J, K)`.
+
+    Args:
+        prediction: the student's mask.
+        truth: the annotation.
+        spacing_mm: voxel size.
+        released: 0 for everything where a mask is empty (trap 9), which flatters distances.
+    """
+    if not prediction.any() or not truth.any():
+        if released:
+            return Scores(0.0, 0.0, 0.0)
+        nan = float("nan")
+        return Scores(dice(prediction, truth), nan, nan)
+    batch = [from_numpy(mask.astype(np.float32))[None, None] for mask in (prediction, truth)]
+    distances = {"include_background": True, "spacing": list(spacing_mm)}
+    hd95 = compute_hausdorff_distance(*batch, percentile=95, **distances)
+    asd = compute_average_surface_distance(*batch, symmetric=True, **distances)
+    return Scores(dice(prediction, truth), float(hd95), float(asd))
+
+
+def mean_of(values: Mapping[str, float]) -> float:
+    """Return the mean over labels that occur; NaN if none does."""
+    known = [value for value in values.values() if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")

@@ -1,0 +1,299 @@
+"""The generalized teacher on a pool: encode once, keep on disk, prompt as often as needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from uncol.data.augment import CropMap
+from uncol.method.mode import Mode
+from uncol.method.stages import Knowledge
+from uncol.inference.prompting import class_masks, prompt_view
+from uncol.networks.teachers.protocol import Encoded, GeneralizedTeacher
+from uncol.networks.teachers.views import Letterbox, even_slices, plane_axes, slices_along
+from uncol.training.embeddings import EmbeddingCache
+from uncol.training.store import TrainingCase
+
+HIDDEN_GRID = 16  # teacher states are pooled to this many tokens a side
+REACH = 0.75  # a slice speaks for tokens up to this many token sizes away
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which views of a case the teacher has seen, and where they lie.
+
+    Attributes:
+        axis: slice axis; None for a 3D teacher, whose single view is the whole scan.
+        indices: slices along it, evenly spread; `[0]` for a 3D teacher.
+        box: the way between the region and a view.
+        size: the case's working shape.
+    """
+
+    axis: int | None
+    indices: list[int]
+    box: Letterbox
+    size: Shape
+
+    @property
+    def extent(self) -> np.ndarray:
+        """Voxels along I, J, K that a stack of views covers, padding included."""
+        if self.axis is None:
+            return self.box.extent
+        covered = np.array(self.size, dtype=float)
+        covered[list(plane_axes(self.axis))] = self.box.extent
+        return covered
+
+    def stack(self, maps: Tensor) -> Tensor:
+        """Bring maps of the views `(n, w, *grid)` to one volume `(w, a, b, c)`."""
+        if self.axis is None:
+            return maps[0]
+        return maps.movedim(0, -1).movedim(-1, self.axis + 1)  # (w, g, g) with n at the slice axis
+
+
+@dataclass
+class Seen:
+    """What the generalized teacher knows of a case.
+
+    Attributes:
+        views: its views.
+        hidden: stacked states `(w, a, b, c)` each, float16.
+        semantic: stacked prompt-conditioned tokens, classes concatenated; None before prompting.
+        probs: `(C - 1, n, p, q)` float16 of the views' slices; None before prompting.
+        lookup: `(slices,)`, slice index to row of `probs`, -1 where there is none.
+    """
+
+    views: Views
+    hidden: tuple[Tensor, ...]
+    semantic: Tensor | None
+    probs: Tensor | None
+    lookup: Tensor
+
+
+class Generalist:
+    """Holds what a teacher knows of each case of a run, and samples it for crops."""
+
+    def __init__(
+        self,
+        teacher: GeneralizedTeacher,
+        cache: EmbeddingCache,
+        *,
+        axis: int,
+        mode: Mode,
+        device: torch.device,
+        generator: np.random.Generator,
+    ) -> None:
+        """Make one.
+
+        Args:
+            teacher: the frozen foundation model, on `device`.
+            cache: where embeddings are kept.
+            axis: slice axis for a 2D teacher.
+            mode: which released behaviours to reproduce.
+            device: where the teacher runs.
+            generator: source of randomness for clicks.
+        """
+        self.teacher = teacher
+        self.cache = cache
+        self.axis = None if teacher.dims == 3 else axis
+        self.mode = mode
+        self.device = device
+        self.generator = generator
+        self._seen: dict[str, Seen] = {}
+
+    def look(self, case: TrainingCase, count: int, *, on_view: Callable[[], None]) -> None:
+        """Encode up to `count` evenly spread views of a case, or fetch them from the cache."""
+        views = self._views(case, count)
+        encoded = [self._encoded(case, views, index, on_view) for index in views.indices]
+        hidden = tuple(
+            views.stack(torch.stack([e.hidden[level][0] for e in encoded])).half()
+            for level in range(len(self.teacher.hidden_channels))
+        )
+        slices = case.shape[2 if self.axis is None else self.axis]
+        lookup = torch.full((slices,), -1)
+        rows = list(range(slices)) if self.axis is None else views.indices
+        lookup[rows] = torch.arange(len(rows))
+        self._seen[case.name] = Seen(views, hidden, None, None, lookup)
+
+    def prompt(
+        self, case: TrainingCase, mask: Tensor, classes: int, uncertainty: Tensor | None
+    ) -> None:
+        """Prompt every view of a case with a mask; keep probabilities, and tokens if annotated.
+
+        Args:
+            case: a case that was looked at.
+            mask: `(I, J, K)` class indices: annotation (stage 1) or specialist's mask (stage 2).
+            classes: number of classes, background included.
+            uncertainty: `(I, J, K)` of the specialist, or None for an annotation.
+        """
+        seen = self._seen[case.name]
+        probs, tokens = [], []
+        for index in seen.views.indices:
+            encoded = self._encoded(case, seen.views, index, lambda: None)
+            targets = class_masks(self._region(mask, index), classes)
+            unsure = None if uncertainty is None else self._region(uncertainty, index)
+            answer = prompt_view(
+                self.teacher,
+                encoded.image.to(self.device).float(),
+                targets,
+                seen.views.box,
+                uncertainty=unsure,
+                mode=self.mode,
+                generator=self.generator,
+            )
+            probs.append(answer.probs.half().cpu())
+            tokens.append(_pool(answer.tokens[None])[0].half().cpu())
+        if self.axis is None:
+            seen.probs = probs[0].permute(0, 3, 1, 2)  # (C - 1, I, J, K) with K as the slice axis
+        else:
+            seen.probs = torch.stack(probs, dim=1)
+        if uncertainty is None:  # the semantic path needs annotation; stage 2 has none
+            seen.semantic = seen.views.stack(torch.stack(tokens))
+
+    def knowledge(
+        self, case: TrainingCase, place: CropMap, tokens: Shape, *, semantic: bool
+    ) -> Knowledge:
+        """Sample a case's teacher features on a crop's token grid; batch of one."""
+        seen = self._seen[case.name]
+        points = place.places(tokens)  # (*tokens, 3)
+        hidden = tuple(_sample(level, points, seen.views.extent) for level in seen.hidden)
+        known = None
+        if semantic and seen.semantic is not None:
+            known = _sample(seen.semantic, points, seen.views.extent)
+        return Knowledge(hidden, known, _valid(points, place, seen)[None, None])
+
+    def probs(self, name: str, place: CropMap, classes: int) -> tuple[Tensor, Tensor]:
+        """Sample a case's mask probabilities on a crop's voxels, nearest.
+
+        Returns:
+            `(C - 1, I, J, K)`, and where they exist `(I, J, K)` bool.
+        """
+        seen = self._seen.get(name)
+        if seen is None or seen.probs is None:
+            empty = torch.zeros(place.shape, dtype=torch.bool)
+            return torch.zeros(classes - 1, *place.shape), empty
+        voxels = place.places(place.shape).round().long()
+        size = torch.tensor(seen.views.size)
+        inside = ((voxels >= 0) & (voxels < size)).all(dim=-1)
+        voxels = voxels.clamp_min(0).minimum(size - 1)
+        axis = 2 if self.axis is None else self.axis
+        first, second = plane_axes(axis)
+        row = seen.lookup[voxels[..., axis]]
+        exists = inside & (row >= 0)
+        values = seen.probs[:, row.clamp_min(0), voxels[..., first], voxels[..., second]]
+        return values.float() * exists, exists
+
+    def _views(self, case: TrainingCase, count: int) -> Views:
+        if self.axis is None:
+            box = Letterbox(case.shape, case.spacing_mm, self.teacher.side)
+            return Views(None, [0], box, case.shape)
+        plane = plane_axes(self.axis)
+        box = Letterbox(
+            tuple(case.shape[a] for a in plane),
+            tuple(case.spacing_mm[a] for a in plane),
+            self.teacher.side,
+        )
+        return Views(self.axis, even_slices(case.shape[self.axis], count), box, case.shape)
+
+    def _region(self, volume: Tensor, index: int) -> Tensor:
+        return volume if self.axis is None else slices_along(volume, self.axis, [index])[0]
+
+    def _encoded(
+        self, case: TrainingCase, views: Views, index: int, on_view: Callable[[], None]
+    ) -> Encoded:
+        identity = f"{case.key} {self.axis} {index} {self.teacher.fingerprint} {self.mode.raw_hidden}"
+        key = hashlib.sha256(identity.encode()).hexdigest()[:32]
+
+        def compute() -> Encoded:
+            region = self._region(torch.from_numpy(np.array(case.image[0])).float(), index)
+            view = views.box.shrink(region[None]).to(self.device)
+            encoded = self.teacher.encode(view)
+            states = encoded.hidden
+            if self.mode.raw_hidden:
+                states = self.teacher.encode(view, raw=True).hidden
+            on_view()
+            return Encoded(encoded.image, tuple(_pool(state) for state in states))
+
+        return self.cache.get(key, compute)
+
+
+def better_axis(
+    teacher: GeneralizedTeacher,
+    cases: Iterable[TrainingCase],
+    make: Callable[[int], Generalist],
+) -> int:
+    """Choose the slice axis on which the teacher agrees best with annotations.
+
+    Args:
+        teacher: a 2D teacher; a 3D one has no slice axis and gets 2.
+        cases: annotated cases to try on.
+        make: makes a generalist for an axis.
+    """
+    cases = list(cases)
+    if teacher.dims == 3:
+        return 2
+    if not cases:
+        return 2
+    spacing = np.array(cases[0].spacing_mm)
+    if spacing[2] >= 2 * spacing[:2].max() or cases[0].shape[2] == 1:
+        return 2
+    return max(range(3), key=lambda axis: _agreement(make(axis), cases))
+
+
+def _agreement(generalist: Generalist, cases: Iterable[TrainingCase]) -> float:
+    """Return the mean overlap of prompted probabilities and annotation on one view a case."""
+    scores = []
+    for case in cases:
+        if case.label is None:
+            continue
+        generalist.look(case, 1, on_view=lambda: None)
+        label = torch.from_numpy(case.label[0])
+        label = torch.where(label == 255, torch.zeros_like(label), label)  # noqa: PLR2004
+        classes = int(label.max()) + 1
+        generalist.prompt(case, label, classes, None)
+        whole = CropMap(case.shape, torch.eye(3), torch.zeros(3))
+        probs, exists = generalist.probs(case.name, whole, classes)
+        found, truth = (probs > 0.5) & exists, exists[None] & (  # noqa: PLR2004
+            label[None] == torch.arange(1, classes)[:, None, None, None]
+        )
+        total = int(found.sum() + truth.sum())
+        if truth.any():
+            scores.append(2 * int((found & truth).sum()) / total)
+    return float(np.mean(scores)) if scores else 0.0
+
+
+def _pool(state: Tensor) -> Tensor:
+    if state.shape[-1] <= HIDDEN_GRID:  # 3D teachers have 8 tokens a side
+        return state
+    return F.adaptive_avg_pool2d(state, HIDDEN_GRID)
+
+
+def _sample(volume: Tensor, points: Tensor, extent: np.ndarray) -> Tensor:
+    """Sample `(w, a, b, c)` that covers `extent` voxels at voxel places `(*tokens, 3)`."""
+    unit = (2 * points + 1) / torch.tensor(extent, dtype=torch.float32) - 1
+    return F.grid_sample(
+        volume[None].float(),
+        unit.flip(-1)[None],
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
+    )
+
+
+def _valid(points: Tensor, place: CropMap, seen: Seen) -> Tensor:
+    """Return `(*tokens)`: 1 where a token lies in the scan and near a view, else 0."""
+    size = torch.tensor(seen.views.size)
+    inside = ((points >= -0.5) & (points <= size - 0.5)).all(dim=-1)
+    axis = seen.views.axis
+    if axis is None:
+        return inside.float()
+    token = place.shape[axis] / points.shape[axis]
+    gaps = (points[..., axis, None] - torch.tensor(seen.views.indices)).abs().amin(dim=-1)
+    return (inside & (gaps <= max(REACH * token, 0.5))).float()

@@ -1,0 +1,279 @@
+"""The training loop: two stages, one student, two teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from uncol.inference.predict import predict
+from uncol.method import schedules
+from uncol.method.distill import Adapters
+from uncol.method.fusion import PseudoLabel, fuse, generalist_probs
+from uncol.method.mixing import copy_paste_mask
+from uncol.method.mode import Mode
+from uncol.method.stages import Crops, Knowledge, Losses, finetune, pretrain, with_pseudo_label
+from uncol.networks.arithmetic import fast_arithmetic
+from uncol.networks.ema import make_teacher, update_teacher
+from uncol.networks.presets import Preset
+from uncol.networks.student import Student
+from uncol.training.batches import CropSource
+from uncol.training.generalist import Generalist
+from uncol.training.plan import Plan
+from uncol.training.store import TrainingCase
+
+MOMENTUM = 0.99
+CLIP = 5.0
+WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 1e-2}
+RELEASED_2D_RATE = 0.01
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did, for whoever shows progress.
+
+    Attributes:
+        stage: 1 or 2.
+        number: steps done in the run, from 1.
+        losses: terms by name.
+        trust: share of unlabeled voxels on which a pseudo-label counted, by teacher.
+    """
+
+    stage: int
+    number: int
+    losses: dict[str, float]
+    trust: dict[str, float]
+
+
+@dataclass
+class Run:
+    """Everything that a run changes.
+
+    Attributes:
+        student: the student.
+        teacher: the specialized teacher.
+        adapters: projections from the generalist, or None without one.
+        generator: the only source of randomness besides dropout.
+    """
+
+    student: Student
+    teacher: nn.Module
+    adapters: Adapters | None
+    generator: torch.Generator
+
+
+class Trainer:
+    """UnCoL on prepared cases: `for step in trainer.run(): ...`."""
+
+    def __init__(
+        self,
+        run: Run,
+        preset: Preset,
+        plan: Plan,
+        *,
+        labeled: Sequence[TrainingCase],
+        unlabeled: Sequence[TrainingCase],
+        generalist: Generalist | None,
+        mode: Mode,
+        device: torch.device,
+    ) -> None:
+        """Make a trainer.
+
+        Args:
+            run: networks and randomness.
+            preset: crop size, batch and optimizer.
+            plan: the budget.
+            labeled: annotated cases, at least one.
+            unlabeled: other cases; with none, stage 2 treats the annotated ones as both.
+            generalist: the frozen teacher, all labeled and unlabeled cases looked at, or None.
+            mode: which released behaviours to reproduce.
+            device: where the student trains.
+        """
+        self.state = run
+        self.preset = preset
+        self.plan = plan
+        self.labeled = labeled
+        self.unlabeled = unlabeled or labeled
+        self.generalist = generalist
+        self.mode = mode
+        self.device = device
+
+    def run(self) -> Iterator[Step]:
+        """Train; yields after every step."""
+        yield from self._pretrain()
+        yield from self._finetune()
+
+    def _pretrain(self) -> Iterator[Step]:
+        state, total = self.state, self.plan.pretrain_steps
+        source = self._source(self.labeled)
+        optimizer = self._optimizer(stage=1)
+        state.student.train()
+        for step in range(total):
+            self._set_rate(optimizer, step, total)
+            crops, *_ = source.draw(self.preset.batch, semantic=True)
+            with fast_arithmetic(self.device):
+                losses = pretrain(
+                    state.student,
+                    state.adapters,
+                    _to(crops, self.device),
+                    self._mask(self.preset.batch),
+                    weight=schedules.distillation_weight(step, total),
+                    softmax_twice=self.mode.softmax_twice,
+                )
+            self._update(optimizer, losses)
+            self._follow(step + 1)
+            yield Step(1, step + 1, losses.parts, {})
+
+    def _finetune(self) -> Iterator[Step]:
+        state, total, half = self.state, self.plan.finetune_steps, max(1, self.preset.batch // 2)
+        annotated, others = self._source(self.labeled), self._source(self.unlabeled)
+        optimizer = self._optimizer(stage=2)
+        if self.mode.teacher_trains:
+            state.teacher.train()
+        for step in range(total):
+            if step % self.plan.prompt_every == 0:
+                self._prompt_generalist()
+            self._set_rate(optimizer, step, total)
+            labeled, *_ = annotated.draw(half, semantic=False)
+            unlabeled, clean, places, names = others.draw(half, semantic=False)
+            pseudo = self._pseudo_label(clean, places, names, step)
+            with fast_arithmetic(self.device):
+                losses = finetune(
+                    state.student,
+                    state.adapters,
+                    _to(labeled, self.device),
+                    with_pseudo_label(_to(unlabeled, self.device), pseudo),
+                    self._mask(half),
+                )
+            self._update(optimizer, losses)
+            if not self.mode.freeze_teacher_in_stage2:
+                self._follow(self.plan.pretrain_steps + step + 1)
+            number = self.plan.pretrain_steps + step + 1
+            yield Step(2, number, losses.parts, trust_shares(pseudo))
+
+    def _source(self, cases: Sequence[TrainingCase]) -> CropSource:
+        crop, patch = self.preset.crop, self.preset.spec.patch
+        tokens = (crop[0] // patch[0], crop[1] // patch[1], crop[2] // patch[2])
+        return CropSource(
+            cases, crop, tokens, generalist=self.generalist, generator=self.state.generator
+        )
+
+    def _mask(self, batch: int) -> Tensor:
+        mask = copy_paste_mask(batch, self.preset.crop, generator=self.state.generator)
+        return mask.to(self.device)
+
+    def _optimizer(self, *, stage: int) -> torch.optim.Optimizer:
+        networks: list[nn.Module] = [self.state.student]
+        if self.state.adapters is not None:
+            networks.append(self.state.adapters)
+        parameters = [p for network in networks for p in network.parameters()]
+        name, self._rate = self.preset.optimizer, self.preset.rate
+        if stage == 2 and self.mode.rate_overwritten and self.preset.spec.dims == 2:
+            name, self._rate = "adamw", RELEASED_2D_RATE  # trap 12
+        decay = WEIGHT_DECAY[name]
+        if name == "sgd":
+            return torch.optim.SGD(parameters, self._rate, momentum=0.9, weight_decay=decay)
+        return torch.optim.AdamW(parameters, self._rate, weight_decay=decay)
+
+    def _set_rate(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = schedules.polynomial_rate(self._rate, step, total)
+
+    def _update(self, optimizer: torch.optim.Optimizer, losses: Losses) -> None:
+        optimizer.zero_grad()
+        losses.total.backward()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+
+    def _follow(self, step: int) -> None:
+        update_teacher(
+            self.state.teacher,
+            self.state.student,
+            step=step,
+            momentum=MOMENTUM,
+            buffers=not self.mode.teacher_trains,
+        )
+
+    @torch.no_grad()
+    def _pseudo_label(
+        self, clean: Tensor, places: list, names: list[str], step: int  # type: ignore[type-arg]
+    ) -> PseudoLabel:
+        with fast_arithmetic(self.device):
+            output = self.state.teacher(clean.to(self.device))
+        specialist = output.mean_logits.float().softmax(dim=1)
+        classes = specialist.shape[1]
+        found = [self._generalist_says(name, place, classes) for name, place in zip(names, places, strict=True)]
+        foreground = torch.stack([probs for probs, _ in found]).to(self.device)
+        available = torch.stack([exists for _, exists in found]).to(self.device)
+        general = generalist_probs(foreground, squash_twice=self.mode.squash_twice)
+        threshold = schedules.trust_threshold(step, self.plan.finetune_steps)
+        return fuse(specialist, general, available, threshold=threshold)
+
+    def _generalist_says(self, name: str, place, classes: int) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        if self.generalist is None:
+            nothing = torch.zeros(place.shape, dtype=torch.bool)
+            return torch.zeros(classes - 1, *place.shape), nothing
+        return self.generalist.probs(name, place, classes)
+
+    def _prompt_generalist(self) -> None:
+        """Prompt the generalist with the specialist's masks of all unlabeled scans."""
+        if self.generalist is None:
+            return
+        teacher = self.state.teacher
+        training = teacher.training
+        teacher.eval()
+        for case in self.unlabeled:
+            image = torch.from_numpy(case.image[...]).float()
+            answer = predict(teacher, image, self.preset.crop, device=self.device)
+            mask, classes = answer.probs.argmax(dim=0), answer.probs.shape[0]
+            self.generalist.prompt(case, mask, classes, answer.entropy)
+        teacher.train(training)
+
+
+def new_run(
+    preset: Preset,
+    classes: int,
+    *,
+    generalist: Generalist | None,
+    seed: int,
+    device: torch.device,
+) -> Run:
+    """Make fresh networks from a seed."""
+    torch.manual_seed(seed)
+    student = Student(preset.spec, classes).to(device)
+    adapters = None
+    if generalist is not None:
+        teacher = generalist.teacher
+        adapters = Adapters(
+            hidden_channels=teacher.hidden_channels,
+            token_channels=teacher.token_channels,
+            foreground=classes - 1,
+            student_dim=preset.spec.prior_dim,
+            student_width=preset.spec.channels[-1],
+        ).to(device)
+    generator = torch.Generator().manual_seed(seed)
+    return Run(student, make_teacher(student), adapters, generator)
+
+
+def trust_shares(pseudo: PseudoLabel) -> dict[str, float]:
+    """Return the share of voxels on which each teacher passed the gate."""
+    return {
+        "trust_generalist": float(pseudo.generalist.float().mean()),
+        "trust_specialist": float(pseudo.specialist.float().mean()),
+        "trust_any": float(pseudo.trusted.float().mean()),
+    }
+
+
+def _to(crops: Crops, device: torch.device) -> Crops:
+    known = crops.knowledge
+    if known is not None:
+        semantic = None if known.semantic is None else known.semantic.to(device)
+        hidden = tuple(level.to(device) for level in known.hidden)
+        known = Knowledge(hidden, semantic, known.valid.to(device))
+    return Crops(crops.image.to(device), crops.label.to(device), crops.counts.to(device), known)
+
+
+Progress = Callable[[Step], None]

@@ -1,0 +1,147 @@
+"""Prepared cases for training: preprocessed once, kept on disk, read by memory map."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uncol.data.cases import Case
+from uncol.data.frame import Space, as_tensor
+from uncol.data.labels import IGNORE_VALUE, map_label
+from uncol.data.preprocess import prepare
+from uncol.data.scan import read_label, read_scan
+from uncol.errors import LabelError, StorageError
+
+MAX_CENTERS = 2000  # foreground voxels kept a label, to centre crops on
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """A prepared case.
+
+    Attributes:
+        name: the datastore's image id.
+        key: digest of the scan's bytes and its preprocessing.
+        image: `(1, I, J, K)` float16, memory-mapped.
+        label: `(1, I, J, K)` uint8 with 255 for voxels not annotated, or None.
+        centers: foreground voxels `(n, 3)` of each label that occurs.
+        spacing_mm: working voxel size.
+        low: the image's minimum, which stands for everything outside the scan.
+    """
+
+    name: str
+    key: str
+    image: np.ndarray
+    label: np.ndarray | None
+    centers: tuple[Tensor, ...]
+    spacing_mm: tuple[float, float, float]
+    low: float
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Working shape."""
+        size_i, size_j, size_k = self.image.shape[1:]
+        return (size_i, size_j, size_k)
+
+
+class CaseStore:
+    """Prepares cases and keeps them in a folder."""
+
+    def __init__(
+        self, folder: Path, space: Space, *, modality: str, labels: Mapping[str, int]
+    ) -> None:
+        """Open a store.
+
+        Args:
+            folder: where prepared scans are kept; made if missing.
+            space: the model's space.
+            modality: see `preprocess.prepare`.
+            labels: the app's labels.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.space = space
+        self.modality = modality
+        self.labels = labels
+
+    def load(self, case: Case) -> TrainingCase:
+        """Prepare a case, or map what was prepared before.
+
+        Raises:
+            ScanError: the scan cannot be used.
+            LabelError: the label cannot be used.
+            StorageError: the prepared scan cannot be written.
+        """
+        scan = read_scan(case.image, case=case.name)
+        prepared = prepare(scan, self.space, self.modality)
+        key = self._key(case)
+        path = self.folder / f"{key}.npy"
+        if not path.exists():
+            _save(path, prepared.image.numpy().astype(np.float16))
+        image = np.load(path, mmap_mode="r")
+        label = None
+        if case.label is not None:
+            volume = read_label(case.label, case=case.name)
+            if not volume.grid.matches(scan.grid):
+                raise LabelError(grid_mismatch(case.name, volume.grid.shape, scan.grid.shape))
+            mapped = map_label(volume.array, case.segments, self.labels, case=case.name)
+            label = prepared.frame.to_working(as_tensor(mapped), nearest=True).numpy()
+        working = prepared.frame.working.spacing_mm
+        low = float(prepared.image.min())
+        centers = _centers(label, self.labels)
+        return TrainingCase(case.name, key, image, label, centers, working, low)
+
+    def _key(self, case: Case) -> str:
+        digest = hashlib.sha256(repr((self.space, self.modality)).encode())
+        with case.image.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()[:32]
+
+
+def grid_mismatch(case: str, label: tuple[int, ...], scan: tuple[int, ...]) -> str:
+    """Return the message for a label that lies on another grid."""
+    return (
+        f"Label of case '{case}' has {_by(label)} voxels on a grid of its own; its scan has "
+        f"{_by(scan)}. Export the segmentation with the scan as reference volume."
+    )
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(str(size) for size in shape)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as stream:
+            np.save(stream, array)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(
+            f"Could not write {path}: {error}. Free some disk space or choose another model_dir."
+        ) from error
+
+
+def _centers(label: np.ndarray | None, labels: Mapping[str, int]) -> tuple[Tensor, ...]:
+    if label is None:
+        return ()
+    centers = []
+    for value in labels.values():
+        voxels = torch.from_numpy(np.argwhere(label[0] == value))
+        if len(voxels):
+            centers.append(voxels[:: max(1, len(voxels) // MAX_CENTERS)])
+    return tuple(centers)
+
+
+def annotated(label: Tensor) -> tuple[Tensor, Tensor]:
+    """Split a sampled label into class indices and the mask of annotated voxels."""
+    known = label != IGNORE_VALUE
+    return torch.where(known, label, torch.zeros_like(label)).long(), known
