@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+
 from uncol.data.scan import read_label
 from uncol.demo.server import running_server
 from uncol.tasks.client import MONAILabelClient

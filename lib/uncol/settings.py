@@ -28,10 +28,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
 KNOWN = ("labels", *CHOICES, "teacher_weights", "model_dir")
 # what MONAI Label's own apps take and their users pass from habit
 HABITS = frozenset(
-    """models preload use_pretrained_model skip_scoring skip_strategies skip_trainers skip_infers
-    tracking tracking_uri tracking_experiment_name epistemic_enabled epistemic_samples scribbles
-    sam2 heuristic_planner target_spacing spatial_size roi_size auto_update_scoring bundles
-    zoo_source zoo_repo server_mode network""".split()
+    {
+        *("models", "preload", "network", "bundles", "heuristic_planner", "use_pretrained_model"),
+        *("skip_scoring", "skip_strategies", "skip_trainers", "skip_infers", "scribbles", "sam2"),
+        *("tracking", "tracking_uri", "tracking_experiment_name", "auto_update_scoring"),
+        *("epistemic_enabled", "epistemic_samples", "target_spacing", "spatial_size", "roi_size"),
+        *("zoo_source", "zoo_repo", "server_mode"),
+    }
 )
 
 

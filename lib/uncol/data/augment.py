@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uncol.types import Array
+
 ROTATION = math.radians(20)
 SCALE = 0.2
 SPATIAL_CHANCE = 0.7
@@ -44,9 +46,7 @@ class CropMap:
         points = torch.stack(torch.meshgrid(*steps, indexing="ij"), dim=-1)
         return points @ self.matrix.T + self.offset
 
-    def sample(
-        self, volume: np.ndarray | Tensor, *, nearest: bool = False, fill: float = 0.0
-    ) -> Tensor:
+    def sample(self, volume: Array | Tensor, *, nearest: bool = False, fill: float = 0.0) -> Tensor:
         """Sample `(C, I, J, K)` on the crop's voxels, `fill` outside the scan.
 
         Only the part that the crop touches is read, so a memory-mapped volume stays on disk.
@@ -56,7 +56,9 @@ class CropMap:
         size = torch.tensor(volume.shape[1:], dtype=torch.float32)
         low = (flat.amin(dim=0).floor() - 1).clamp_min(0).minimum(size - 1)
         high = (flat.amax(dim=0).ceil() + 2).minimum(size).maximum(low + 1)
-        part = volume[(slice(None), *(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))]
+        part = volume[
+            (slice(None), *(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))
+        ]
         held = torch.as_tensor(np.ascontiguousarray(part)).float()
         unit = (2 * (points - low) + 1) / (high - low) - 1  # to grid_sample's -1...1
         sampled = F.grid_sample(
@@ -90,7 +92,7 @@ def draw_crop(
 
 
 def vary_intensity(image: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Vary contrast, brightness, gamma, sharpness and noise of `(1, I, J, K)`, mean 0, deviation 1."""
+    """Vary contrast, brightness, gamma, bias field and noise of a normalized `(1, I, J, K)`."""
 
     def chance() -> bool:
         return float(torch.rand((), generator=generator)) < INTENSITY_CHANCE

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uncol.data.scan import Grid
+from uncol.types import Array
 
 FLAT_MM = 1.0  # thickness that a single-slice image is taken to have
 ANISOTROPIC = 2.0  # slices this many times thicker than the pixels make a slice stack
@@ -142,6 +143,6 @@ def _zoom_axis(volume: Tensor, axis: int, size: int) -> Tensor:
     return scaled.reshape(*moved.shape[:-1], size).movedim(-1, axis)
 
 
-def as_tensor(array: np.ndarray) -> Tensor:
+def as_tensor(array: Array) -> Tensor:
     """Return `(1, I, J, K)` from `(I, J, K)`, without a copy where possible."""
     return torch.from_numpy(np.ascontiguousarray(array))[None]

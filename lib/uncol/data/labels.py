@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from uncol.errors import LabelError
+from uncol.types import Array
 
 REVIEW_SEGMENTS = ("review_high", "review_medium")
 IGNORED = (*REVIEW_SEGMENTS, "background", "background_scribbles", "foreground_scribbles")
@@ -50,8 +51,8 @@ def segment_values(
 
 
 def map_label(
-    array: np.ndarray, segments: Mapping[str, int], labels: Mapping[str, int], *, case: str
-) -> np.ndarray:
+    array: Array, segments: Mapping[str, int], labels: Mapping[str, int], *, case: str
+) -> Array:
     """Bring a label map to the app's values by segment name.
 
     Review bands and scribbles become background.
@@ -88,9 +89,7 @@ def map_label(
     return result
 
 
-def _table(
-    segments: Mapping[str, int], labels: Mapping[str, int], case: str
-) -> dict[int, int]:
+def _table(segments: Mapping[str, int], labels: Mapping[str, int], case: str) -> dict[int, int]:
     if not segments:
         return {value: value for value in labels.values()}
     folded = {_fold(name): value for name, value in labels.items()}

@@ -14,6 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from uncol.errors import LabelError, ScanError, StorageError, UncolError
+from uncol.types import Array
 
 NIFTI = (".nii", ".nii.gz")
 # ITK keeps physical space in LPS+, we (and nibabel) in RAS+.
@@ -31,7 +32,7 @@ class Grid:
     """
 
     shape: tuple[int, int, int]
-    affine: np.ndarray
+    affine: Array
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -58,7 +59,7 @@ class Volume:
         grid: where the voxels lie.
     """
 
-    array: np.ndarray
+    array: Array
     grid: Grid
 
 
@@ -142,9 +143,7 @@ def read_label(path: str | Path, *, case: str | None = None) -> Volume:
     return Volume(rounded.astype(np.int32), volume.grid)
 
 
-def write_volume(
-    path: str | Path, array: np.ndarray, grid: Grid, *, compress: bool = True
-) -> None:
+def write_volume(path: str | Path, array: Array, grid: Grid, *, compress: bool = True) -> None:
     """Write a volume in the format of the path's extension.
 
     Args:
@@ -201,7 +200,7 @@ def _damaged(kind: str, name: str, path: Path, error: Exception) -> str:
     )
 
 
-def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_nifti(path: Path) -> tuple[Array, Array]:
     image = nib.load(str(path))
     if not isinstance(image, (nib.Nifti1Image, nib.Nifti2Image)):
         raise ImageFileError("not a NIfTI file")
@@ -211,7 +210,7 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return array, np.asarray(image.affine, dtype=np.float64)
 
 
-def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_itk(path: Path) -> tuple[Array, Array]:
     image = sitk.ReadImage(str(path))
     array = sitk.GetArrayFromImage(image)  # (K, J, I) or (J, I), colour last
     if image.GetNumberOfComponentsPerPixel() > 1:
@@ -219,7 +218,7 @@ def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(array.T), _affine_from_itk(image)
 
 
-def _grey(array: np.ndarray) -> np.ndarray:
+def _grey(array: Array) -> Array:
     channels = array.shape[-1]
     if channels in (3, 4):  # a fourth one is alpha
         return np.asarray(array[..., :3].astype(np.float32) @ RGB_TO_GREY)
@@ -228,7 +227,7 @@ def _grey(array: np.ndarray) -> np.ndarray:
     raise ValueError(f"{channels} channels a voxel; uncol reads grey or RGB images")
 
 
-def _affine_from_itk(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
+def _affine_from_itk(image: sitk.Image | sitk.ImageFileReader) -> Array:
     dims = image.GetDimension()
     affine = np.eye(4)
     direction = np.array(image.GetDirection()).reshape(dims, dims)[:3, :3]
@@ -238,7 +237,7 @@ def _affine_from_itk(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
     return LPS_TO_RAS @ affine
 
 
-def _to_itk(array: np.ndarray, grid: Grid) -> sitk.Image:
+def _to_itk(array: Array, grid: Grid) -> sitk.Image:
     lps = LPS_TO_RAS @ grid.affine
     spacing = np.array(grid.spacing_mm)
     flat = grid.shape[2] == 1 and np.allclose(lps[:3, 2], [0, 0, lps[2, 2]]) and lps[2, 3] == 0

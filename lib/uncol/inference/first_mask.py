@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from uncol.errors import RequestError
 from uncol.method.prompts import MARGIN, largest_component, tight_box
 from uncol.networks.teachers.protocol import Encoded, GeneralizedTeacher, Prompted, Prompts
 from uncol.networks.teachers.views import Letterbox, plane_axes
+from uncol.types import Array
 
 MAX_VIEWS = 24  # slices encoded a request; those between are interpolated
 GUESSES = (0.04, 0.08, 0.16)  # half sides tried around a lone click, as shares of the slice
@@ -32,8 +34,8 @@ class Prompt:
     """
 
     box: tuple[int, int, int, int, int, int] | None
-    foreground: np.ndarray
-    background: np.ndarray
+    foreground: Array
+    background: Array
 
 
 def make_prompt(
@@ -72,7 +74,7 @@ def first_mask(
     spacing_mm: tuple[float, float, float],
     prompt: Prompt,
     encode: Encode,
-) -> np.ndarray:
+) -> Array:
     """Segment the marked structure.
 
     Args:
@@ -109,7 +111,7 @@ class _Sweep:
         self.box = Letterbox(size, tuple(spacing_mm[a] for a in plane), teacher.side)
         self.plane = plane
 
-    def run(self, prompt: Prompt) -> np.ndarray:
+    def run(self, prompt: Prompt) -> Array:
         start, window = self.start(prompt), self.limits(prompt)
         first, _ = self.ask_first(start, prompt)
         step = max(1, -(-(window[1] - window[0] + 1) // MAX_VIEWS))
@@ -130,18 +132,23 @@ class _Sweep:
             return prompt.box[2 * self.axis], prompt.box[2 * self.axis + 1]
         return 0, self.shape[self.axis] - 1
 
-    def ask_first(self, index: int, prompt: Prompt) -> tuple[np.ndarray, float]:
+    def ask_first(self, index: int, prompt: Prompt) -> tuple[Array, float]:
         """Return the mask of the marked slice `(p, q)` as probabilities, and its quality."""
         answers = [self._ask(index, corners) for corners in self._first_boxes(index, prompt)]
         return max(answers, key=lambda answer: answer[1])
 
-    def _first_boxes(self, index: int, prompt: Prompt) -> list[np.ndarray]:
+    def _first_boxes(self, index: int, prompt: Prompt) -> list[Array]:
         first, second = self.plane
         if prompt.box is not None:
             box = prompt.box
             return [
                 np.array(
-                    [box[2 * first], box[2 * second], box[2 * first + 1] + 1, box[2 * second + 1] + 1]
+                    [
+                        box[2 * first],
+                        box[2 * second],
+                        box[2 * first + 1] + 1,
+                        box[2 * second + 1] + 1,
+                    ]
                 )
             ]
         clicks = prompt.foreground[prompt.foreground[:, self.axis] == index]
@@ -154,7 +161,7 @@ class _Sweep:
 
     def _carry(
         self,
-        found: dict[int, np.ndarray],
+        found: dict[int, Array],
         start: int,
         step: int,
         window: tuple[int, int],
@@ -177,14 +184,14 @@ class _Sweep:
             before, largest = mask, max(largest, mask.sum())
             index += step
 
-    def _ask(self, index: int, corners: np.ndarray) -> tuple[np.ndarray, float]:
+    def _ask(self, index: int, corners: Array) -> tuple[Array, float]:
         boxes = self.box.boxes_to_view(torch.from_numpy(corners)[None])
         image = self.encode(self.axis, index).image.float()
         answer: Prompted = self.teacher.prompt(image, Prompts(boxes=boxes))
         probs = self.box.grow(answer.logits)[0].sigmoid().cpu().numpy()
         return probs, float(answer.quality[0])
 
-    def _allowed(self, index: int, prompt: Prompt) -> np.ndarray:
+    def _allowed(self, index: int, prompt: Prompt) -> Array:
         """Return 0 around background clicks of this slice, 1 elsewhere."""
         allowed = np.ones(self.box.shape, dtype=np.float32)
         for click in prompt.background[prompt.background[:, self.axis] == index]:
@@ -192,29 +199,29 @@ class _Sweep:
             allowed[place] = 0
         return allowed
 
-    def _clip(self, corners: np.ndarray, *, margin: float) -> np.ndarray:
+    def _clip(self, corners: Array, *, margin: float) -> Array:
         pad = margin * self.box.extent.max()
         size = np.array(self.box.shape)
         low = np.clip(corners[:2] - pad, 0, size - 1)
         high = np.clip(corners[2:] + pad, low + 1, size)
-        return np.concatenate([low, high]).astype(np.float32)
+        corners = np.concatenate([low, high]).astype(np.float32)
+        return corners
 
-    def _volume(self, found: dict[int, np.ndarray]) -> np.ndarray:
+    def _volume(self, found: dict[int, Array]) -> Array:
         """Stack slices, filling skipped ones between two found ones by interpolation."""
         probs = np.zeros((self.shape[self.axis], *self.box.shape), dtype=np.float32)
         known = sorted(found)
         for index in known:
             probs[index] = found[index]
-        for left, right in zip(known, known[1:], strict=False):
+        for left, right in itertools.pairwise(known):
             for index in range(left + 1, right):
                 share = (index - left) / (right - left)
                 probs[index] = (1 - share) * found[left] + share * found[right]
-        return np.moveaxis(probs > 0.5, 0, self.axis)
+        stacked: Array = np.moveaxis(probs > 0.5, 0, self.axis)
+        return stacked
 
 
-def _cube(
-    teacher: GeneralizedTeacher, box: Letterbox, prompt: Prompt, encode: Encode
-) -> np.ndarray:
+def _cube(teacher: GeneralizedTeacher, box: Letterbox, prompt: Prompt, encode: Encode) -> Array:
     clicks = np.concatenate([prompt.foreground, prompt.background])
     kinds = [1.0] * len(prompt.foreground) + [0.0] * len(prompt.background)
     if prompt.box is not None:  # SAM-Med3D takes clicks only; a box's middle is one
@@ -231,8 +238,9 @@ def _cube(
         inside = np.zeros_like(mask)
         i0, i1, j0, j1, k0, k1 = prompt.box
         inside[i0 : i1 + 1, j0 : j1 + 1, k0 : k1 + 1] = True
-        mask &= inside
-    return mask
+        mask = mask & inside
+    found: Array = mask
+    return found
 
 
 def _choose_axis(
@@ -255,8 +263,8 @@ def _choose_axis(
     return max(quality, key=lambda axis: quality[axis])
 
 
-def _clicks(points: Sequence[Sequence[float]], last: np.ndarray) -> np.ndarray:
-    array = np.rint(np.array(points, dtype=float).reshape(-1, 3)).astype(int)
+def _clicks(points: Sequence[Sequence[float]], last: Array) -> Array:
+    array: Array = np.rint(np.array(points, dtype=float).reshape(-1, 3)).astype(int)
     outside = ((array < 0) | (array > last)).any(axis=1)
     if outside.any():
         raise RequestError(

@@ -15,6 +15,7 @@ from uncol.data.frame import Frame
 from uncol.data.preprocess import prepare
 from uncol.data.scan import LPS_TO_RAS, Grid, Volume
 from uncol.inference.predict import Prediction, Shape, predict
+from uncol.types import Array
 from uncol.uncertainty import soft_dice_confidence
 
 BAND_HIGH = 0.5  # normalized entropy; with two classes, a top probability under 0.89
@@ -36,9 +37,9 @@ class Segmentation:
         grid: the scan's grid.
     """
 
-    label: np.ndarray
-    uncertainty: np.ndarray
-    disagreement: np.ndarray
+    label: Array
+    uncertainty: Array
+    disagreement: Array
     confidence: dict[str, float]
     grid: Grid
 
@@ -73,7 +74,7 @@ def segment(
     return Segmentation(label, uncertainty, disagreement, named, scan.grid)
 
 
-def label_in_scan(probs: Tensor, frame: Frame) -> np.ndarray:
+def label_in_scan(probs: Tensor, frame: Frame) -> Array:
     """Return the most probable class of every scan voxel, `(I, J, K)` uint8.
 
     Classes are brought back one at a time, so that memory holds two volumes of the scan's size
@@ -93,7 +94,7 @@ def label_in_scan(probs: Tensor, frame: Frame) -> np.ndarray:
     return label.numpy()
 
 
-def bands(uncertainty: np.ndarray) -> np.ndarray:
+def bands(uncertainty: Array) -> Array:
     """Return review bands, uint8: 1 `review_high`, 2 `review_medium`, 0 elsewhere."""
     result = np.zeros(uncertainty.shape, dtype=np.uint8)
     result[uncertainty >= BAND_MEDIUM] = 2
@@ -101,7 +102,7 @@ def bands(uncertainty: np.ndarray) -> np.ndarray:
     return result
 
 
-def overlay(label: np.ndarray, uncertainty: np.ndarray, count: int) -> np.ndarray:
+def overlay(label: Array, uncertainty: Array, count: int) -> Array:
     """Return anatomy 1...N with the bands on top, N + 1 and N + 2."""
     review = bands(uncertainty)
     return np.where(review > 0, count + review, label).astype(np.uint8)
@@ -171,13 +172,13 @@ def rois(result: Segmentation, labels: Mapping[str, int]) -> list[dict[str, Any]
     return chosen
 
 
-def _maps_in_scan(prediction: Prediction, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+def _maps_in_scan(prediction: Prediction, frame: Frame) -> tuple[Array, Array]:
     maps = torch.stack([prediction.entropy, prediction.disagreement])
     restored = frame.to_scan(maps).clamp(0.0, 1.0).float().numpy()
     return restored[0], restored[1]
 
 
-def _pessimistic(foreground: np.ndarray, unsure: np.ndarray) -> float:
+def _pessimistic(foreground: Array, unsure: Array) -> float:
     """Return the foreground's Dice if every voxel of high uncertainty is wrong."""
     right = int((foreground & ~unsure).sum())
     total = int(foreground.sum()) + right + int((unsure & ~foreground).sum())

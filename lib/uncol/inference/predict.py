@@ -32,7 +32,9 @@ class Prediction:
 
 
 @torch.inference_mode()
-def predict(student: nn.Module, image: Tensor, window: Shape, *, device: torch.device) -> Prediction:
+def predict(
+    student: nn.Module, image: Tensor, window: Shape, *, device: torch.device
+) -> Prediction:
     """Segment a preprocessed scan.
 
     Args:

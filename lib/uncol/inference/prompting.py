@@ -18,6 +18,7 @@ from uncol.method.prompts import (
 )
 from uncol.networks.teachers.protocol import GeneralizedTeacher, Prompted, Prompts
 from uncol.networks.teachers.views import Letterbox
+from uncol.types import Array
 
 CLICKS = 5
 
@@ -35,7 +36,7 @@ class Answer:
     tokens: Tensor
 
 
-def class_masks(mask: Tensor, classes: int) -> list[np.ndarray]:
+def class_masks(mask: Tensor, classes: int) -> list[Array]:
     """Return each foreground class's largest component in a region, bool arrays."""
     values = mask.cpu().numpy()
     return [largest_component(values == value) for value in range(1, classes)]
@@ -44,7 +45,7 @@ def class_masks(mask: Tensor, classes: int) -> list[np.ndarray]:
 def prompt_view(
     teacher: GeneralizedTeacher,
     image: Tensor,
-    targets: list[np.ndarray],
+    targets: list[Array],
     box: Letterbox,
     *,
     uncertainty: Tensor | None,
@@ -85,9 +86,7 @@ def prompt_view(
     return Answer(probs, tokens.flatten(0, 1))
 
 
-def _by_box(
-    teacher: GeneralizedTeacher, image: Tensor, target: np.ndarray, box: Letterbox
-) -> Prompted:
+def _by_box(teacher: GeneralizedTeacher, image: Tensor, target: Array, box: Letterbox) -> Prompted:
     margin = MARGIN * float(box.extent.max())
     corners = torch.from_numpy(tight_box(target, margin=margin))[None]
     return teacher.prompt(image, Prompts(boxes=box.boxes_to_view(corners)))
@@ -96,7 +95,7 @@ def _by_box(
 def _by_clicks(
     teacher: GeneralizedTeacher,
     image: Tensor,
-    target: np.ndarray,
+    target: Array,
     box: Letterbox,
     uncertainty: Tensor | None,
     memory: Tensor | None,

@@ -47,6 +47,6 @@ def mix(mask: Tensor, outside: Tensor, inside: Tensor) -> Tensor:
     return torch.where(keep, outside, inside)
 
 
-def pool_mask(mask: Tensor, grid: tuple[int, ...]) -> Tensor:
+def pool_mask(mask: Tensor, grid: tuple[int, int, int]) -> Tensor:
     """Bring M to a token grid: the share of each token that lies outside the block."""
     return torch.nn.functional.adaptive_avg_pool3d(mask, grid)

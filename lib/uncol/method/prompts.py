@@ -7,10 +7,12 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from uncol.types import Array
+
 MARGIN = 20 / 1024  # the released 20 pixels at 1024, as a share of the view's side
 
 
-def largest_component(mask: np.ndarray) -> np.ndarray:
+def largest_component(mask: Array) -> Array:
     """Return the largest face-connected component of a bool mask of any dimension."""
     parts, count = ndimage.label(mask)
     if count <= 1:
@@ -20,7 +22,7 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     return np.asarray(parts == sizes.argmax())
 
 
-def tight_box(mask: np.ndarray, *, margin: float = 0.0) -> np.ndarray | None:
+def tight_box(mask: Array, *, margin: float = 0.0) -> Array | None:
     """Return the bounding box of a 2D mask, or None if it is empty.
 
     Args:
@@ -42,8 +44,8 @@ def tight_box(mask: np.ndarray, *, margin: float = 0.0) -> np.ndarray | None:
 
 
 def random_click(
-    mask: np.ndarray, predicted: np.ndarray, *, generator: np.random.Generator
-) -> tuple[np.ndarray, bool] | None:
+    mask: Array, predicted: Array, *, generator: np.random.Generator
+) -> tuple[Array, bool] | None:
     """Return a voxel of the prediction's error and whether it is foreground (stage 1, 3D).
 
     Args:
@@ -85,8 +87,11 @@ def certain_clicks(
     voxels = region.nonzero()
     if released:
         # entropy_map[i, channel, x, y]: the channel (0) stands where I belongs
-        values = uncertainty[0 * voxels[:, 0], voxels[:, 0] % uncertainty.shape[1],
-                             voxels[:, 1] % uncertainty.shape[2]]
+        values = uncertainty[
+            0 * voxels[:, 0],
+            voxels[:, 0] % uncertainty.shape[1],
+            voxels[:, 1] % uncertainty.shape[2],
+        ]
         chosen = voxels[values.argmin()].expand(count, 3)
     else:
         values = uncertainty[region]

@@ -29,4 +29,4 @@ def distillation_weight(step: int, total: int) -> float:
 
 def polynomial_rate(first: float, step: int, total: int) -> float:
     """Return lr(t) = first (1 - t/T)^0.9."""
-    return first * (1 - min(step, total) / max(total, 1)) ** 0.9
+    return first * math.pow(1 - min(step, total) / max(total, 1), 0.9)

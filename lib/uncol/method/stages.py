@@ -186,7 +186,8 @@ def _mix_knowledge(
 ) -> Knowledge | None:
     if outside is None or inside is None:
         return None
-    share = pool_mask(mask, tuple(outside.valid.shape[2:]))
+    size_i, size_j, size_k = outside.valid.shape[2:]
+    share = pool_mask(mask, (size_i, size_j, size_k))
     # a token that lies on the block's edge belongs to neither source
     pure = ((share == 0) | (share == 1)).to(share.dtype)
     keep = share > 0.5

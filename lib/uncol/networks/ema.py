@@ -33,5 +33,5 @@ def update_teacher(
     for kept, new in zip(teacher.parameters(), student.parameters(), strict=True):
         kept.lerp_(new, 1 - mu)
     if buffers:
-        for kept, new in zip(teacher.buffers(), student.buffers(), strict=True):
-            kept.copy_(new)
+        for buffer, source in zip(teacher.buffers(), student.buffers(), strict=True):
+            buffer.copy_(source)

@@ -45,9 +45,7 @@ def _spec3d(channels: tuple[int, ...], depth: int) -> StudentSpec:
 PRESETS: dict[str, Preset] = {
     "tiny3d": Preset(_spec3d((4, 8, 16), 2), (32, 32, 32), 32**3, 4, "adamw", 3e-3),
     "small3d": Preset(_spec3d((16, 32, 64, 128), 4), (40, 40, 40), 40**3, 4, "adamw", 2e-3),
-    "paper3d": Preset(
-        _spec3d((16, 32, 64, 128, 256), 4), (128, 128, 128), 128**3, 4, "sgd", 0.01
-    ),
+    "paper3d": Preset(_spec3d((16, 32, 64, 128, 256), 4), (128, 128, 128), 128**3, 4, "sgd", 0.01),
     "tiny2d": Preset(
         StudentSpec(2, (4, 8, 16), (FLAT,) * 2, 16, 2, 2, 8, 32),
         (64, 64, 1),
@@ -135,4 +133,3 @@ def _fit_strides(
         size, spacing = size / step, spacing * step
         strides.append((int(step[0]), int(step[1]), int(step[2])))
     return tuple(strides)
-

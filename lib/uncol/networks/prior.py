@@ -28,7 +28,9 @@ class TransformerBlock(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Map `(B, N, dim)` to `(B, N, dim)`."""
         qkv = self.to_qkv(self.norm(tokens))
-        query, key, value = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        query, key, value = rearrange(
+            qkv, "b n (three h d) -> three b h n d", three=3, h=self.heads
+        )
         attended = F.scaled_dot_product_attention(query, key, value)
         tokens = tokens + self.to_out(rearrange(attended, "b h n d -> b n (h d)"))
         return torch.add(tokens, self.feed_forward(tokens))
@@ -37,7 +39,7 @@ class TransformerBlock(nn.Module):
 class PriorEncoder(nn.Module):
     """Image to prior feature `s_prior` and the block outputs that visual distillation uses."""
 
-    def __init__(  # noqa: PLR0913 - the sizes of a transformer
+    def __init__(
         self,
         *,
         patch: tuple[int, ...],
@@ -64,9 +66,7 @@ class PriorEncoder(nn.Module):
         super().__init__()
         self.patch = patch
         values = int(torch.tensor(patch).prod())
-        self.embed = nn.Sequential(
-            nn.LayerNorm(values), nn.Linear(values, dim), nn.LayerNorm(dim)
-        )
+        self.embed = nn.Sequential(nn.LayerNorm(values), nn.Linear(values, dim), nn.LayerNorm(dim))
         self.blocks = nn.ModuleList(
             TransformerBlock(dim, heads=heads, head_dim=head_dim, mlp_dim=mlp_dim)
             for _ in range(depth)

@@ -85,7 +85,7 @@ class CrossAttention(nn.Module):
         known = knowledge.flatten(2).transpose(1, 2)
         weights = self.query(tokens) @ self.key(known).transpose(1, 2) * self.scale
         attended = self.out(weights.softmax(dim=-1) @ self.value(known))
-        return bottleneck + attended.transpose(1, 2).reshape(bottleneck.shape)
+        return torch.add(bottleneck, attended.transpose(1, 2).reshape(bottleneck.shape))
 
 
 class Student(nn.Module):

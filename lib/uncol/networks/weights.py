@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,18 @@ from uncol.errors import StorageError, WeightsError
 CHUNK = 1 << 20
 TIMEOUT_S = 30
 SHOWN_KEYS = 5
+# what torch's safe unpickler lets through on a damaged file, by flipping and cutting bytes
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AssertionError,
+    pickle.UnpicklingError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,9 @@ def verified_digest(path: Path, expected: str | None) -> str:
         WeightsError: the file is missing or its digest is another one.
     """
     if not path.is_file():
-        raise WeightsError(f"Weights file {path} does not exist. Check the teacher_weights setting.")
+        raise WeightsError(
+            f"Weights file {path} does not exist. Check the teacher_weights setting."
+        )
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if expected is not None and digest != expected:
@@ -91,13 +106,18 @@ def load_checkpoint(network: nn.Module, path: Path, *, entry: str | None = None)
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(
             f"Weights file {path} cannot be read: {reason}. Fetch it again (uncol weights fetch)."
         ) from error
     if entry is not None and isinstance(state, dict) and entry in state:
         state = state[entry]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(
+            f"Weights file {path} does not fit {type(network).__name__}: it holds something else "
+            "than a network's weights. Fetch it again (uncol weights fetch) or name another file."
+        )
     load_state(network, state, origin=str(path))
 
 

@@ -54,15 +54,13 @@ def by_uncertainty(cases: Sequence[str], scores: Mapping[str, Score], seed: int)
     ]
 
 
-def at_random(cases: Sequence[str], scores: Mapping[str, Score], seed: int) -> list[Choice]:  # noqa: ARG001
+def at_random(cases: Sequence[str], scores: Mapping[str, Score], seed: int) -> list[Choice]:
     """Seeded random order."""
     order = sorted(cases, key=lambda name: _noise(name, seed))
-    return [
-        Choice(name, 0.0, rank, "Drawn at random.") for rank, name in enumerate(order, start=1)
-    ]
+    return [Choice(name, 0.0, rank, "Drawn at random.") for rank, name in enumerate(order, start=1)]
 
 
-def in_order(cases: Sequence[str], scores: Mapping[str, Score], seed: int) -> list[Choice]:  # noqa: ARG001
+def in_order(cases: Sequence[str], scores: Mapping[str, Score], seed: int) -> list[Choice]:
     """By name."""
     return [
         Choice(name, 0.0, rank, "Next by name.") for rank, name in enumerate(sorted(cases), start=1)

@@ -74,7 +74,7 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_infers(self) -> dict[str, InferTask]:
         """Return infer tasks, the student first."""
-        tasks = student_tasks(self.served, self.uncol.labels, self.uncol.modality)
+        tasks = student_tasks(self.served, self.uncol.labels)
         return {**tasks, "uncol_prompt": PromptTask(self.uncol)}
 
     def init_trainers(self) -> dict[str, TrainTask]:

@@ -18,6 +18,7 @@ from uncol.inference.outputs import Segmentation, bands, overlay, segment, summa
 from uncol.tasks.markups import markups
 from uncol.tasks.results import truth, write_json_result, write_result
 from uncol.tasks.served import ServedStudent
+from uncol.types import Array
 
 BAND_VALUES = {name: value for value, name in enumerate(REVIEW_SEGMENTS, start=1)}
 
@@ -41,13 +42,17 @@ class StudentTask(InferTask):  # type: ignore[misc]
     _one_at_a_time = threading.Lock()  # two passes at once would only share the same cores
 
     def __init__(
-        self, served: ServedStudent, *, modality: str, labels: Mapping[str, int], kind: str, text: str
+        self,
+        served: ServedStudent,
+        *,
+        labels: Mapping[str, int],
+        kind: str,
+        text: str,
     ) -> None:
         """Make a task.
 
         Args:
             served: where the current student comes from.
-            modality: the app's setting, used until a version brings its own.
             labels: what values 1...N of the result mean.
             kind: MONAI Label's infer type.
             text: what a user reads.
@@ -60,7 +65,6 @@ class StudentTask(InferTask):  # type: ignore[misc]
             config={"device": device_list()},
         )
         self.served = served
-        self.modality = modality
 
     def is_valid(self) -> bool:
         """Say that the task is offered, also before the first training: then it explains itself."""
@@ -148,9 +152,7 @@ class RoisTask(StudentTask):
         return write_json_result(markups(answer.params["uncol"]["rois"])), answer.params
 
 
-def student_tasks(
-    served: ServedStudent, labels: Mapping[str, int], modality: str
-) -> dict[str, InferTask]:
+def student_tasks(served: ServedStudent, labels: Mapping[str, int]) -> dict[str, InferTask]:
     """Return the student's infer tasks; `uncol` first, which Slicer then runs by itself."""
     count = len(labels)
     both = {**labels, **{name: count + value for name, value in BAND_VALUES.items()}}
@@ -176,11 +178,11 @@ def student_tasks(
         ),
     }
     return {
-        name: task(served, modality=modality, labels=values, kind=kind, text=text)
+        name: task(served, labels=values, kind=kind, text=text)
         for name, (task, values, kind, text) in kinds.items()
     }
 
 
-def as_uint8(mask: np.ndarray) -> np.ndarray:
+def as_uint8(mask: Array) -> Array:
     """Return a bool mask as label values 0 and 1."""
     return mask.astype(np.uint8)

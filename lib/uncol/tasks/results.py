@@ -13,13 +13,12 @@ from monailabel.transform.writer import write_seg_nrrd
 
 from uncol.data.scan import Grid, write_volume
 from uncol.errors import RequestError
+from uncol.types import Array
 
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha", ".png", ".tif", ".tiff")
 
 
-def write_result(
-    array: np.ndarray, grid: Grid, names: Sequence[str], request: Mapping[str, Any]
-) -> str:
+def write_result(array: Array, grid: Grid, names: Sequence[str], request: Mapping[str, Any]) -> str:
     """Write a label map or map to a temporary file and return its path.
 
     Args:
@@ -34,9 +33,7 @@ def write_result(
     """
     extension = str(request.get("result_extension") or ".nrrd").lower()
     if extension not in EXTENSIONS:
-        raise RequestError(
-            f"result_extension '{extension}' is not one of {', '.join(EXTENSIONS)}."
-        )
+        raise RequestError(f"result_extension '{extension}' is not one of {', '.join(EXTENSIONS)}.")
     path = temporary(extension)
     if extension == ".seg.nrrd":
         channels = np.stack([array == value for value in range(1, len(names) + 1)])

@@ -84,8 +84,6 @@ class ViewerRandom(Strategy):  # type: ignore[misc]
 def strategies(store: ModelStore) -> dict[str, Strategy]:
     """Return all strategies; `uncol` first, which Slicer then offers first."""
     leases = Leases()
-    made: dict[str, Strategy] = {
-        name: UncolStrategy(name, store, leases) for name in STRATEGIES
-    }
+    made: dict[str, Strategy] = {name: UncolStrategy(name, store, leases) for name in STRATEGIES}
     made["random"] = ViewerRandom(made["random"], made["uncol"])
     return made

@@ -81,7 +81,9 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
                 f"Training options seed and step_scale must be numbers: {error}."
             ) from error
         if not 0 < scale <= MAX_STEP_SCALE:
-            raise RequestError(f"step_scale must be over 0 and at most {MAX_STEP_SCALE}, got {scale}.")
+            raise RequestError(
+                f"step_scale must be over 0 and at most {MAX_STEP_SCALE}, got {scale}."
+            )
         settings = self.settings
         return RoundSettings(
             labels=settings.labels,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +16,23 @@ from uncol.training.store import TrainingCase, annotated
 
 FOREGROUND_SHARE = 2 / 3  # of annotated crops are centred on a labeled voxel
 Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A drawn batch.
+
+    Attributes:
+        crops: as the student sees them.
+        clean: images `(B, 1, I, J, K)` before intensities were varied; teachers see these.
+        places: where each crop lies.
+        names: each crop's case.
+    """
+
+    crops: Crops
+    clean: Tensor
+    places: list[CropMap]
+    names: list[str]
 
 
 class CropSource:
@@ -45,16 +63,12 @@ class CropSource:
         self.generator = generator
         self._order: list[int] = []
 
-    def draw(self, count: int, *, semantic: bool) -> tuple[Crops, Tensor, list[CropMap], list[str]]:
+    def draw(self, count: int, *, semantic: bool) -> Drawn:
         """Draw a batch.
 
         Args:
             count: crops.
             semantic: also sample the teacher's prompt-conditioned tokens.
-
-        Returns:
-            The crops as the student sees them, the images `(B, 1, I, J, K)` before intensities
-            were varied, and each crop's place and case.
         """
         images, varied, labels, known, places, names = [], [], [], [], [], []
         for _ in range(count):
@@ -67,14 +81,12 @@ class CropSource:
             varied.append(vary_intensity(image, generator=self.generator))
             labels.append(self._label(case, place))
             if self.generalist is not None:
-                known.append(
-                    self.generalist.knowledge(case, place, self.tokens, semantic=semantic)
-                )
+                known.append(self.generalist.knowledge(case, place, self.tokens, semantic=semantic))
             places.append(place)
             names.append(case.name)
         label, counts = annotated(torch.cat(labels))
         crops = Crops(torch.stack(varied), label, counts, stack_knowledge(known))
-        return crops, torch.stack(images), places, names
+        return Drawn(crops, torch.stack(images), places, names)
 
     def _next_case(self) -> TrainingCase:
         if not self._order:

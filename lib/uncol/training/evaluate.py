@@ -9,6 +9,8 @@ import numpy as np
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from torch import from_numpy
 
+from uncol.types import Array
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -25,15 +27,13 @@ class Scores:
     asd_mm: float
 
 
-def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
+def dice(prediction: Array, truth: Array) -> float:
     """Return 2 |A and B| / (|A| + |B|) of two bool masks; NaN if both are empty."""
     total = int(prediction.sum()) + int(truth.sum())
     return 2 * int((prediction & truth).sum()) / total if total else float("nan")
 
 
-def dice_per_label(
-    prediction: np.ndarray, truth: np.ndarray, labels: Mapping[str, int]
-) -> dict[str, float]:
+def dice_per_label(prediction: Array, truth: Array, labels: Mapping[str, int]) -> dict[str, float]:
     """Return each label's Dice; NaN for a label that neither map has.
 
     Args:
@@ -45,8 +45,8 @@ def dice_per_label(
 
 
 def scores(
-    prediction: np.ndarray,
-    truth: np.ndarray,
+    prediction: Array,
+    truth: Array,
     spacing_mm: tuple[float, float, float],
     *,
     released: bool = False,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uncol.data.augment import CropMap
+from uncol.inference.prompting import class_masks, prompt_view
 from uncol.method.mode import Mode
 from uncol.method.stages import Knowledge
-from uncol.inference.prompting import class_masks, prompt_view
 from uncol.networks.teachers.protocol import Encoded, GeneralizedTeacher
 from uncol.networks.teachers.views import Letterbox, even_slices, plane_axes, slices_along
 from uncol.training.embeddings import EmbeddingCache
 from uncol.training.store import TrainingCase
+from uncol.types import Array
 
 HIDDEN_GRID = 16  # teacher states are pooled to this many tokens a side
 REACH = 0.75  # a slice speaks for tokens up to this many token sizes away
@@ -43,7 +43,7 @@ class Views:
     size: Shape
 
     @property
-    def extent(self) -> np.ndarray:
+    def extent(self) -> Array:
         """Voxels along I, J, K that a stack of views covers, padding included."""
         if self.axis is None:
             return self.box.extent
@@ -208,7 +208,9 @@ class Generalist:
     def _encoded(
         self, case: TrainingCase, views: Views, index: int, on_view: Callable[[], None]
     ) -> Encoded:
-        identity = f"{case.key} {self.axis} {index} {self.teacher.fingerprint} {self.mode.raw_hidden}"
+        identity = (
+            f"{case.key} {self.axis} {index} {self.teacher.fingerprint} {self.mode.raw_hidden}"
+        )
         key = hashlib.sha256(identity.encode()).hexdigest()[:32]
 
         def compute() -> Encoded:
@@ -255,13 +257,14 @@ def _agreement(generalist: Generalist, cases: Iterable[TrainingCase]) -> float:
             continue
         generalist.look(case, 1, on_view=lambda: None)
         label = torch.from_numpy(case.label[0])
-        label = torch.where(label == 255, torch.zeros_like(label), label)  # noqa: PLR2004
+        label = torch.where(label == 255, torch.zeros_like(label), label)
         classes = int(label.max()) + 1
         generalist.prompt(case, label, classes, None)
         whole = CropMap(case.shape, torch.eye(3), torch.zeros(3))
         probs, exists = generalist.probs(case.name, whole, classes)
-        found, truth = (probs > 0.5) & exists, exists[None] & (  # noqa: PLR2004
-            label[None] == torch.arange(1, classes)[:, None, None, None]
+        found, truth = (
+            (probs > 0.5) & exists,
+            exists[None] & (label[None] == torch.arange(1, classes)[:, None, None, None]),
         )
         total = int(found.sum() + truth.sum())
         if truth.any():
@@ -275,7 +278,7 @@ def _pool(state: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(state, HIDDEN_GRID)
 
 
-def _sample(volume: Tensor, points: Tensor, extent: np.ndarray) -> Tensor:
+def _sample(volume: Tensor, points: Tensor, extent: Array) -> Tensor:
     """Sample `(w, a, b, c)` that covers `extent` voxels at voxel places `(*tokens, 3)`."""
     unit = (2 * points + 1) / torch.tensor(extent, dtype=torch.float32) - 1
     return F.grid_sample(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from uncol.data.augment import CropMap
 from uncol.inference.predict import predict
 from uncol.method import schedules
 from uncol.method.distill import Adapters
@@ -19,7 +20,7 @@ from uncol.networks.arithmetic import fast_arithmetic
 from uncol.networks.ema import make_teacher, update_teacher
 from uncol.networks.presets import Preset
 from uncol.networks.student import Student
-from uncol.training.batches import CropSource
+from uncol.training.batches import CropSource, Drawn
 from uncol.training.generalist import Generalist
 from uncol.training.plan import Plan
 from uncol.training.store import TrainingCase
@@ -112,12 +113,12 @@ class Trainer:
         state.student.train()
         for step in range(total):
             self._set_rate(optimizer, step, total)
-            crops, *_ = source.draw(self.preset.batch, semantic=True)
+            drawn = source.draw(self.preset.batch, semantic=True)
             with fast_arithmetic(self.device):
                 losses = pretrain(
                     state.student,
                     state.adapters,
-                    _to(crops, self.device),
+                    _to(drawn.crops, self.device),
                     self._mask(self.preset.batch),
                     weight=schedules.distillation_weight(step, total),
                     softmax_twice=self.mode.softmax_twice,
@@ -136,15 +137,15 @@ class Trainer:
             if step % self.plan.prompt_every == 0:
                 self._prompt_generalist()
             self._set_rate(optimizer, step, total)
-            labeled, *_ = annotated.draw(half, semantic=False)
-            unlabeled, clean, places, names = others.draw(half, semantic=False)
-            pseudo = self._pseudo_label(clean, places, names, step)
+            labeled = annotated.draw(half, semantic=False)
+            unlabeled = others.draw(half, semantic=False)
+            pseudo = self._pseudo_label(unlabeled, step)
             with fast_arithmetic(self.device):
                 losses = finetune(
                     state.student,
                     state.adapters,
-                    _to(labeled, self.device),
-                    with_pseudo_label(_to(unlabeled, self.device), pseudo),
+                    _to(labeled.crops, self.device),
+                    with_pseudo_label(_to(unlabeled.crops, self.device), pseudo),
                     self._mask(half),
                 )
             self._update(optimizer, losses)
@@ -183,7 +184,7 @@ class Trainer:
 
     def _update(self, optimizer: torch.optim.Optimizer, losses: Losses) -> None:
         optimizer.zero_grad()
-        losses.total.backward()
+        torch.autograd.backward(losses.total)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, CLIP)
         optimizer.step()
@@ -198,21 +199,22 @@ class Trainer:
         )
 
     @torch.no_grad()
-    def _pseudo_label(
-        self, clean: Tensor, places: list, names: list[str], step: int  # type: ignore[type-arg]
-    ) -> PseudoLabel:
+    def _pseudo_label(self, drawn: Drawn, step: int) -> PseudoLabel:
         with fast_arithmetic(self.device):
-            output = self.state.teacher(clean.to(self.device))
+            output = self.state.teacher(drawn.clean.to(self.device))
         specialist = output.mean_logits.float().softmax(dim=1)
         classes = specialist.shape[1]
-        found = [self._generalist_says(name, place, classes) for name, place in zip(names, places, strict=True)]
+        found = [
+            self._generalist_says(name, place, classes)
+            for name, place in zip(drawn.names, drawn.places, strict=True)
+        ]
         foreground = torch.stack([probs for probs, _ in found]).to(self.device)
         available = torch.stack([exists for _, exists in found]).to(self.device)
         general = generalist_probs(foreground, squash_twice=self.mode.squash_twice)
         threshold = schedules.trust_threshold(step, self.plan.finetune_steps)
         return fuse(specialist, general, available, threshold=threshold)
 
-    def _generalist_says(self, name: str, place, classes: int) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+    def _generalist_says(self, name: str, place: CropMap, classes: int) -> tuple[Tensor, Tensor]:
         if self.generalist is None:
             nothing = torch.zeros(place.shape, dtype=torch.bool)
             return torch.zeros(classes - 1, *place.shape), nothing
@@ -274,6 +276,3 @@ def _to(crops: Crops, device: torch.device) -> Crops:
         hidden = tuple(level.to(device) for level in known.hidden)
         known = Knowledge(hidden, semantic, known.valid.to(device))
     return Crops(crops.image.to(device), crops.label.to(device), crops.counts.to(device), known)
-
-
-Progress = Callable[[Step], None]

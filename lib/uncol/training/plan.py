@@ -2,8 +2,8 @@
 
 | | CPU | GPU |
 |---|---|---|
-| stage 1 | 300 steps + 12 a labeled case, at most 800 | 2,000 + 250 a labeled case, at most 15,000 |
-| stage 2 | 350 steps + 2 a case of the pool, at most 2,000 | 4,000 + 50 a case, at most 15,000 |
+| stage 1 steps | 300 + 12 a labeled case, to 800 | 2,000 + 250 a labeled case, to 15,000 |
+| stage 2 steps | 350 + 2 a case of the pool, to 2,000 | 4,000 + 50 a case, to 15,000 |
 | generalist | 6 slices a labeled case (at most 96 in all), 2 an unlabeled one (at most 96) | all |
 
 The first rounds have few cases and stay short; a later round, with more to learn from, may take

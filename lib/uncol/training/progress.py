@@ -101,9 +101,7 @@ class ProgressFile(Reporter):
         if error is not None:
             self._stats["error"] = error
         self._stats["phase"] = text
-        self._stats["total_time"] = str(
-            datetime.timedelta(seconds=int(time.time() - self.started))
-        )
+        self._stats["total_time"] = str(datetime.timedelta(seconds=int(time.time() - self.started)))
         self._stats.pop("current_time", None)
         self._tell(text)
         self.board.close()

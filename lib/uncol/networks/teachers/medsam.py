@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-from torch import nn
+from typing import Any
 
 from uncol.networks.teachers.sam2d import Sam2D
 from uncol.networks.weights import Download, fetch, load_checkpoint, verified_digest
@@ -32,7 +31,7 @@ def load(weights: Path | None, weights_dir: Path) -> Sam2D:
     return wrap(network, fingerprint=verified_digest(path, None))
 
 
-def wrap(network: nn.Module, *, fingerprint: str) -> Sam2D:
+def wrap(network: Any, *, fingerprint: str) -> Sam2D:
     """Make a teacher of a SAM network of any size."""
     encoder = network.image_encoder
     blocks = [encoder.blocks[min(b, len(encoder.blocks) - 1)] for b in DISTILLED_BLOCKS]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class GeneralizedTeacher(Protocol):
     token_channels: int
     takes_boxes: bool
     fingerprint: str
-    network: nn.Module
+    network: Any
 
     def encode(self, views: Tensor, *, raw: bool = False) -> Encoded:
         """Encode views `(B, 1, *[side] * dims)`, any intensity scale.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from uncol.networks.arithmetic import fast_arithmetic
+from uncol.networks.teachers.hooks import keeper
 from uncol.networks.teachers.protocol import Encoded, Prompted, Prompts
 
 PREPROCESSING = "min-max, 3 channels, v1"
@@ -22,7 +24,7 @@ class Sam2D:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Any,
         *,
         name: str,
         side: int,
@@ -41,7 +43,8 @@ class Sam2D:
             fingerprint: identity of the weights.
         """
         # channels last and bfloat16 take LiteMedSAM's encoder from 1.0 to 0.4 s on two AMX cores
-        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.network: Any = network.eval().requires_grad_(False)
+        self.network.to(memory_format=torch.channels_last)
         self.name = name
         self.side = side
         self.hidden_channels = hidden_channels
@@ -53,7 +56,7 @@ class Sam2D:
         """Encode `(B, 1, side, side)`; each view is scaled to [0, 1] and put on 3 channels."""
         kept: dict[int, Tensor] = {}
         handles = [
-            module.register_forward_hook(_keeper(kept, index))
+            module.register_forward_hook(keeper(kept, index))
             for index, module in enumerate(self._states)
         ]
         try:
@@ -79,9 +82,9 @@ class Sam2D:
         if prompts.clicks is not None and prompts.kinds is not None:
             points = (prompts.clicks.flip(-1).to(image), prompts.kinds.to(image.device))
         sparse, dense = self.network.prompt_encoder(points=points, boxes=boxes, masks=None)
-        tokens: dict[int, Tensor] = {}
+        tokens: dict[int, Any] = {}
         decoder = self.network.mask_decoder
-        handle = decoder.transformer.register_forward_hook(_keeper(tokens, 0))
+        handle = decoder.transformer.register_forward_hook(keeper(tokens, 0))
         try:
             logits, quality = decoder(
                 image_embeddings=image,
@@ -92,7 +95,7 @@ class Sam2D:
             )
         finally:
             handle.remove()
-        count, channels, rows, columns = image.shape
+        channels, rows, columns = image.shape[1:]
         source = tokens[0][1].transpose(1, 2)  # (n, N, D) -> (n, D, N)
         return Prompted(
             logits[:, 0], source.reshape(-1, channels, rows, columns), quality.flatten()
@@ -105,16 +108,9 @@ def _unit(views: Tensor) -> Tensor:
     return (views - low) / (high - low).clamp_min(1e-8)
 
 
-def _keeper(kept: dict[int, Tensor], index: int):  # type: ignore[no-untyped-def]
-    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        kept[index] = output
-
-    return keep
-
-
 def _as_grid(state: Tensor) -> Tensor:
     """Bring a token list `(B, N, w)` or a channels-last map `(B, g, g, w)` to `(B, w, g, g)`."""
     if state.ndim == 3:
-        grid = int(round(state.shape[1] ** 0.5))
+        grid = round(state.shape[1] ** 0.5)
         state = state.reshape(state.shape[0], grid, grid, -1)
     return state.permute(0, 3, 1, 2)

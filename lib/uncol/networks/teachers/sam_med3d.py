@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from uncol.networks.teachers.hooks import keeper
 from uncol.networks.teachers.protocol import Encoded, Prompted, Prompts
 from uncol.networks.weights import Download, fetch, load_checkpoint, verified_digest
 
@@ -40,7 +42,7 @@ class SamMed3D:
     dims = 3
     takes_boxes = False
 
-    def __init__(self, network: nn.Module, *, fingerprint: str) -> None:
+    def __init__(self, network: Any, *, fingerprint: str) -> None:
         """Wrap a network with `image_encoder`, `prompt_encoder` and `mask_decoder`."""
         self.network = network.eval().requires_grad_(False)
         encoder = network.image_encoder
@@ -58,21 +60,16 @@ class SamMed3D:
         The released code z-scores over x > 0 of the raw scan; views are already normalized, so
         that set is "above the view's minimum".
         """
-        kept: dict[int, Tensor] = {}
+        kept: dict[int, Any] = {}
 
-        def keep(index: int):  # type: ignore[no-untyped-def]
-            def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-                kept[index] = output.permute(0, 4, 1, 2, 3)
-
-            return hook
-
-        handles = [m.register_forward_hook(keep(i)) for i, m in enumerate(self._states)]
+        handles = [m.register_forward_hook(keeper(kept, i)) for i, m in enumerate(self._states)]
         try:
             image = self.network.image_encoder(views if raw else _z_score(views))
         finally:
             for handle in handles:
                 handle.remove()
-        return Encoded(image, tuple(kept[index] for index in sorted(kept)))
+        hidden = tuple(kept[index].permute(0, 4, 1, 2, 3) for index in sorted(kept))
+        return Encoded(image, hidden)
 
     @torch.no_grad()
     def prompt(self, image: Tensor, prompts: Prompts) -> Prompted:
@@ -89,13 +86,10 @@ class SamMed3D:
             boxes=None,
             masks=memory[:, None],
         )
-        tokens: dict[int, Tensor] = {}
+        tokens: dict[int, Any] = {}
         decoder = self.network.mask_decoder
 
-        def keep(_module: nn.Module, _inputs: object, output: tuple[Tensor, Tensor]) -> None:
-            tokens[0] = output[1]
-
-        handle = decoder.transformer.register_forward_hook(keep)
+        handle = decoder.transformer.register_forward_hook(keeper(tokens, 0))
         try:
             logits, quality = decoder(
                 image_embeddings=image.expand(count, -1, -1, -1, -1),
@@ -106,7 +100,7 @@ class SamMed3D:
             )
         finally:
             handle.remove()
-        source = tokens[0].transpose(1, 2).reshape(count, image.shape[1], *image.shape[2:])
+        source = tokens[0][1].transpose(1, 2).reshape(count, image.shape[1], *image.shape[2:])
         return Prompted(logits[:, 0], source, quality.flatten())
 
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uncol.types import Array
+
 
 @dataclass(frozen=True)
 class Letterbox:
@@ -29,13 +31,13 @@ class Letterbox:
     side: int
 
     @property
-    def factors(self) -> np.ndarray:
+    def factors(self) -> Array:
         """Pixels a voxel along each axis."""
         spacing = np.array(self.spacing_mm)
-        return spacing * self.side / (np.array(self.shape) * spacing).max()
+        return np.asarray(spacing * self.side / (np.array(self.shape) * spacing).max())
 
     @property
-    def extent(self) -> np.ndarray:
+    def extent(self) -> Array:
         """Voxels that the padded view covers along each axis."""
         return np.asarray(self.side / self.factors)
 

@@ -1,0 +1,1 @@
+"""The demo: a whole annotation session, played against a real server."""

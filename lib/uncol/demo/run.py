@@ -1,0 +1,215 @@
+"""The whole demo: pool, server, session, training, figures, picture page."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from uncol.data.scan import file_extension
+from uncol.demo.page import write_page
+from uncol.demo.pool import make_pool
+from uncol.demo.server import running_server
+from uncol.demo.session import Annotated, Annotator, Result
+from uncol.errors import RequestError
+
+FIRST, SECOND, JUDGED = 6, 2, 10  # cases annotated before and after training; cases judged on
+POOL = 30
+MOST = 48  # cases taken from a folder of one's own
+PORT = 8000  # where OHIF's panel looks by default
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the demo's scans and their truth lie.
+
+    Attributes:
+        studies: the studies folder, the demo's own copy.
+        truth: true labels, same names.
+        labels: the `labels` setting.
+    """
+
+    studies: Path
+    truth: Path
+    labels: str
+
+
+def run_demo(studies: Path | None, labels: str | None, *, once: bool, out: Path) -> None:
+    """Play a session against a real server and report.
+
+    Args:
+        studies: a folder with `images/` and `labels/` of the same names, or None for the built-in
+            pool.
+        labels: the labels of that folder, `a,b` for values 1, 2.
+        once: stop the server at the end instead of leaving it up.
+        out: the demo's folder; emptied at the start.
+
+    Raises:
+        UncolError: something did not work; the message says what.
+    """
+    console = Console()
+    start = time.monotonic()
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    with _progress(console) as progress:
+        source = _source(studies, labels, out, progress)
+        starting = progress.add_task("starting the server", total=None)
+        with running_server(
+            source.studies, model_dir=out / "model", labels=source.labels, port=_port()
+        ) as url:
+            progress.update(starting, total=1, completed=1)
+            names = {n: v for v, n in enumerate(source.labels.split(","), start=1)}
+            annotator = Annotator(url, source.studies, source.truth, names)
+            before = _annotate(annotator, FIRST, "annotating with the foundation model", progress)
+            stats = _train(annotator, progress)
+            after = _annotate(annotator, SECOND, "annotating with the new model", progress)
+            results = _judge(annotator, progress)
+            progress.stop()
+            _report(console, names, before, after, results, stats)
+            minutes = (time.monotonic() - start) / 60
+            picture = write_page(out / "page.html", results, names, _sentence(results, minutes))
+            console.print(f"Pictures: {out / 'page.html'} and {picture}  ({minutes:.1f} minutes)")
+            if not once:
+                _stay(console, url)
+
+
+def _source(studies: Path | None, labels: str | None, out: Path, progress: Progress) -> Source:
+    if studies is None:
+        task = progress.add_task("making a pool from the MNI152 template", total=None)
+        made = make_pool(out / "studies", out / "truth", cases=POOL, seed=SEED)
+        progress.update(task, total=1, completed=1)
+        return Source(out / "studies", out / "truth", made)
+    images, truth = studies / "images", studies / "labels"
+    if not labels or not images.is_dir() or not truth.is_dir():
+        raise RequestError(
+            f"{studies} must hold the folders images/ and labels/ with the same file names, and "
+            'LABELS must name their values: make demo STUDIES=DIR LABELS="a,b".'
+        )
+    (out / "studies").mkdir()
+    names = sorted(
+        p.name for p in images.iterdir() if file_extension(p) and (truth / p.name).exists()
+    )
+    needed = FIRST + SECOND + JUDGED
+    if len(names) < needed:
+        raise RequestError(f"{studies} has {len(names)} labeled scans; the demo needs {needed}.")
+    for name in names[:MOST]:
+        shutil.copyfile(images / name, out / "studies" / name)
+    return Source(out / "studies", truth, labels)
+
+
+def _annotate(annotator: Annotator, count: int, text: str, progress: Progress) -> list[Annotated]:
+    task = progress.add_task(text, total=count)
+    done = []
+    for _ in range(count):
+        done.append(annotator.annotate_next())
+        progress.advance(task)
+    return done
+
+
+def _train(annotator: Annotator, progress: Progress) -> Mapping[str, Any]:
+    task = progress.add_task("training", total=None)
+
+    def show(stats: Mapping[str, Any]) -> None:
+        _show_training(progress, task, stats)
+
+    stats = annotator.train(show)
+    progress.update(task, description="training: done", completed=stats["total_epochs"])
+    return stats
+
+
+def _show_training(progress: Progress, task: TaskID, stats: Mapping[str, Any]) -> None:
+    total = stats.get("total_epochs", 1)
+    progress.update(
+        task,
+        description=f"training: {stats.get('phase', 'starting')}",
+        total=total if total > 1 else None,
+        completed=stats.get("epoch", 0),
+    )
+
+
+def _judge(annotator: Annotator, progress: Progress) -> list[Result]:
+    cases = annotator.unlabeled()[:JUDGED]
+    task = progress.add_task("judging on cases never labeled", total=len(cases))
+    results = []
+    for case in cases:
+        results.append(annotator.result(case))
+        progress.advance(task)
+    return results
+
+
+def _report(
+    console: Console,
+    labels: Mapping[str, int],
+    before: Sequence[Annotated],
+    after: Sequence[Annotated],
+    results: Sequence[Result],
+    stats: Mapping[str, Any],
+) -> None:
+    table = Table(title="Mean Dice against the true labels")
+    table.add_column("")
+    for name in (*labels, "mean", "cases"):
+        table.add_column(name, justify="right")
+    rows = {
+        "first masks, foundation model with boxes": [a.dice for a in before],
+        "first masks after training, no prompt": [a.dice for a in after],
+        "student on cases never labeled, no prompt": [r.dice for r in results],
+    }
+    for title, dices in rows.items():
+        means = [float(np.nanmean([dice[name] for dice in dices])) for name in labels]
+        shown = [f"{value:.3f}" for value in (*means, float(np.mean(means)))]
+        table.add_row(title, *shown, str(len(dices)))
+    console.print(table)
+    changed = [np.mean([a.corrected for a in part]) for part in (before, after)]
+    trust = stats.get("trust", {})
+    console.print(
+        f"Voxels to correct a case: {changed[0]:.0f} before training, {changed[1]:.0f} after. "
+        f"Last step: specialized teacher trusted on {trust.get('trust_specialist', 0):.0%} of the "
+        f"unlabeled voxels, generalized teacher on {trust.get('trust_generalist', 0):.0%}."
+    )
+
+
+def _sentence(results: Sequence[Result], minutes: float) -> str:
+    mean = float(np.mean([np.nanmean(list(result.dice.values())) for result in results]))
+    return (
+        f"Mean Dice {mean:.3f} on {len(results)} cases never labeled, after {FIRST} labels and one "
+        f"training; the whole demo took {minutes:.1f} minutes."
+    )
+
+
+def _stay(console: Console, url: str) -> None:
+    console.print(
+        f"\nThe server is up at {url}. In 3D Slicer: module MONAILabel, this address, green "
+        "arrows, Next Sample. OHIF needs scans in a DICOMweb server, see README. Ctrl-C ends it."
+    )
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        console.print("Stopping.")
+
+
+def _port() -> int | None:
+    """Return the usual port if it is free, else None for any."""
+    import socket  # noqa: PLC0415 - only here
+
+    with socket.socket() as probe:
+        return PORT if probe.connect_ex(("127.0.0.1", PORT)) else None
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<58}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total}"),
+        TimeElapsedColumn(),
+        console=console,
+    )

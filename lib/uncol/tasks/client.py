@@ -1,0 +1,5 @@
+"""MONAI Label's own Python client, for code outside `uncol.tasks`."""
+
+from monailabel.client import MONAILabelClient
+
+__all__ = ["MONAILabelClient"]

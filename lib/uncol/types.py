@@ -1,0 +1,10 @@
+"""Names for types that many modules use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+"""A numpy array; shape and values are said where it is used."""

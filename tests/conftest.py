@@ -1,0 +1,197 @@
+"""Small things that tests share: phantoms, a stub teacher, tiny presets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from torch import nn
+
+from uncol.method.mode import MODES
+from uncol.networks.presets import PRESETS
+from uncol.networks.teachers.protocol import Encoded, Prompted
+from uncol.training.embeddings import EmbeddingCache
+from uncol.training.generalist import Generalist
+from uncol.training.loop import Trainer, new_run
+from uncol.training.plan import Plan
+from uncol.training.store import TrainingCase
+
+settings.register_profile("uncol", max_examples=30, deadline=None, derandomize=True)
+settings.load_profile("uncol")
+
+torch.set_num_threads(1)  # threads that wait for each other cost more than these sizes gain
+CPU = torch.device("cpu")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: over 1 s")
+
+
+class StubTeacher:
+    """A promptable teacher of a few dozen weights that writes down what it is asked."""
+
+    def __init__(self, dims, *, side=16):
+        convolution = nn.Conv2d if dims == 2 else nn.Conv3d
+        torch.manual_seed(0)
+        self.network = convolution(1, 6, 4, stride=4)
+        self.name = f"stub{dims}d"
+        self.dims = dims
+        self.side = side
+        self.hidden_channels = (6, 6)
+        self.token_channels = 6
+        self.takes_boxes = dims == 2
+        self.fingerprint = "stub v1"
+        self.encoded = []  # (views, raw)
+        self.prompted = []  # Prompts
+
+    @torch.no_grad()
+    def encode(self, views, *, raw=False):
+        self.encoded.append((views.clone(), raw))
+        seen = views if raw else (views - views.mean()) / views.std().clamp_min(1e-6)
+        image = self.network(seen)
+        return Encoded(image, (image, image.tanh()))
+
+    @torch.no_grad()
+    def prompt(self, image, prompts):
+        self.prompted.append(prompts)
+        axes = torch.meshgrid(*[torch.arange(self.side)] * self.dims, indexing="ij")
+        places = torch.stack(axes, dim=-1).float()
+        if prompts.boxes is not None:
+            low, high = prompts.boxes[:, : self.dims], prompts.boxes[:, self.dims :]
+            inside = [((places + 0.5 > a) & (places + 0.5 < b)).all(-1) for a, b in zip(low, high)]
+        else:
+            inside = [self._near(places, c, k) for c, k in zip(prompts.clicks, prompts.kinds)]
+        logits = torch.stack(inside).float() * 8 - 4
+        tokens = image.expand(len(logits), *image.shape[1:])
+        return Prompted(logits, tokens, torch.ones(len(logits)))
+
+    @staticmethod
+    def _near(places, clicks, kinds):
+        near = torch.zeros(places.shape[:-1], dtype=torch.bool)
+        for click, kind in zip(clicks, kinds):
+            ball = ((places - click) ** 2).sum(-1) <= 9
+            near = near | ball if kind == 1 else near & ~ball
+        return near
+
+
+def ball(shape, center, radius):
+    axes = np.meshgrid(*[np.arange(size) for size in shape], indexing="ij")
+    return sum((a - c) ** 2 for a, c in zip(axes, center)) <= radius**2
+
+
+@pytest.fixture
+def make_ball():
+    return ball
+
+
+@pytest.fixture
+def stub_teacher():
+    return StubTeacher
+
+
+@pytest.fixture
+def make_case():
+    def make(name="case", *, shape=(16, 16, 16), labels=1, annotated=True, seed=0):
+        middle = [(size - 1) / 2 for size in shape]
+        label = np.zeros(shape, dtype=np.uint8)
+        for value in range(1, labels + 1):
+            center = list(middle)
+            center[0] += 5 * (value - (labels + 1) / 2)
+            label[ball(shape, center, 2.2 if labels > 1 else 4)] = value
+        noise = np.random.default_rng(seed).normal(0, 0.1, shape)
+        image = (label.astype(np.float64) * 2 - 0.5 + noise).astype(np.float16)[None]
+        centers = tuple(
+            torch.from_numpy(np.argwhere(label == value)) for value in range(1, labels + 1)
+        )
+        return TrainingCase(
+            name,
+            f"key of {name}",
+            image,
+            label[None] if annotated else None,
+            centers if annotated else (),
+            (1.0, 1.0, 1.0),
+            float(image.min()),
+        )
+
+    return make
+
+
+@pytest.fixture
+def tiny_preset():
+    def make(dims=3, **changes):
+        crop = (16, 16, 16) if dims == 3 else (16, 16, 1)
+        return replace(PRESETS[f"tiny{dims}d"], crop=crop, batch=2, **changes)
+
+    return make
+
+
+@pytest.fixture
+def make_generalist(tmp_path):
+    def make(teacher, *, mode="intended", axis=2, folder="embeddings"):
+        return Generalist(
+            teacher,
+            EmbeddingCache(tmp_path / folder),
+            axis=axis,
+            mode=MODES[mode],
+            device=CPU,
+            generator=np.random.default_rng(0),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(tiny_preset, make_case):
+    def make(
+        *, dims=3, labels=1, mode="intended", generalist=None, steps=(1, 2), prompt_every=1,
+        preset=None, unlabeled=True, views=4,
+    ):
+        shape = (16, 16, 16) if dims == 3 else (16, 16, 1)
+        preset = preset or tiny_preset(dims)
+        labeled = [make_case("a", shape=shape, labels=labels, seed=1)]
+        others = [make_case("u", shape=shape, labels=labels, annotated=False, seed=2)]
+        others = others if unlabeled else []
+        if generalist is not None:
+            for case in labeled + others:
+                generalist.look(case, views, on_view=lambda: None)
+            for case in labeled:
+                mask = torch.from_numpy(case.label[0]).long()
+                generalist.prompt(case, mask, labels + 1, None)
+        run = new_run(preset, labels + 1, generalist=generalist, seed=0, device=CPU)
+        return Trainer(
+            run,
+            preset,
+            Plan(*steps, 4, 4, prompt_every),
+            labeled=labeled,
+            unlabeled=others,
+            generalist=generalist,
+            mode=MODES[mode],
+            device=CPU,
+        )
+
+    return make
+
+
+@pytest.fixture
+def write_nifti(tmp_path):
+    def write(array, *, name="scan.nii.gz", affine=None):
+        path = tmp_path / name
+        nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), str(path))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def trainable():
+    """Logits `(B, C, I, J, K)` drawn at random, with gradient."""
+
+    def draw(*shape, seed=0):
+        logits = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+        return logits.requires_grad_()
+
+    return draw

@@ -1,0 +1,75 @@
+"""A real server on a small real pool: brain MR from the MNI152 template."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from uncol.demo.pool import make_pool
+from uncol.demo.server import running_server
+
+CASES = 6
+NIFTI_TEST_CONF = {"preset": "tiny3d"}
+
+
+@dataclass(frozen=True)
+class Live:
+    """A running server with its pool."""
+
+    url: str
+    studies: Path
+    truth: Path
+    model_dir: Path
+    labels: dict[str, int]
+
+
+@pytest.fixture(scope="session")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """Studies, truth and label names of a small pool; copy before changing it."""
+    folder = tmp_path_factory.mktemp("pool")
+    labels = make_pool(folder / "studies", folder / "truth", cases=CASES, seed=7)
+    return folder / "studies", folder / "truth", labels
+
+
+@pytest.fixture
+def fresh_studies(pool: tuple[Path, Path, str], tmp_path: Path) -> Path:
+    """A copy of the pool's studies that a test may change."""
+    copy = tmp_path / "studies"
+    shutil.copytree(pool[0], copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def live(pool: tuple[Path, Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A server that a module's tests share, on a copy of the pool."""
+    folder = tmp_path_factory.mktemp("live")
+    shutil.copytree(pool[0], folder / "studies")
+    names = {name: value for value, name in enumerate(pool[2].split(","), start=1)}
+    with running_server(
+        folder / "studies", model_dir=folder / "model", labels=pool[2], conf=NIFTI_TEST_CONF
+    ) as url:
+        yield Live(url, folder / "studies", pool[1], folder / "model", names)
+
+
+@pytest.fixture(scope="session")
+def slicer_client() -> Any:
+    """The client class of Slicer's stock plug-in, from MONAI Label's wheel."""
+    folder = Path(sysconfig.get_path("data")) / "monailabel" / "plugins" / "slicer" / "MONAILabel"
+    if not folder.is_dir():
+        pytest.fail(
+            f"{folder} is missing: uv leaves MONAI Label's plug-ins out, finish the installation "
+            "with pip install --no-deps --force-reinstall monailabel==0.8.5"
+        )
+    sys.path.insert(0, str(folder))
+    assert importlib.util.find_spec("MONAILabelLib")
+    from MONAILabelLib.client import MONAILabelClient
+
+    return MONAILabelClient

@@ -1,0 +1,172 @@
+"""Every REST call of a Slicer session, with the client of Slicer's stock plug-in."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from uncol.data.scan import read_label, read_scan
+from uncol.training.evaluate import dice_per_label
+
+pytestmark = pytest.mark.integration
+
+SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}  # what the plug-in always sends
+INFERS = ["uncol", "uncol_uncertainty", "uncol_overlay", "uncol_rois", "uncol_prompt"]
+
+
+@pytest.fixture(scope="module")
+def client(live: Any, slicer_client: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("slicer")
+    return slicer_client(live.url, tmpdir=str(folder), client_id="user-slicer")
+
+
+def submit(client: Any, live: Any, case: str) -> dict[str, Any]:
+    info = [{"name": name, "idx": value} for name, value in live.labels.items()]
+    truth = str(live.truth / f"{case}.nii.gz")
+    return client.save_label(case, truth, params={"label_info": info, "model": "uncol"})
+
+
+def wait_for_training(client: Any, limit_s: float = 400) -> dict[str, Any]:
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        state = client.train_status()
+        if state["status"] not in ("SUBMITTED", "RUNNING"):
+            return state
+        time.sleep(2)
+    pytest.fail("training did not end in time")
+
+
+def test_a_whole_session_as_slicer_plays_it(live: Any, client: Any) -> None:
+    # login, info
+    assert client.auth_enabled() is False
+    info = client.info()
+    assert list(info["models"]) == INFERS
+    assert "config" not in info  # the plug-in refuses a server that sends it
+    assert info["labels"] == list(live.labels)
+    assert list(info["trainers"]) == ["uncol"]
+    assert next(iter(info["strategies"])) == "uncol"
+    assert set(info["strategies"]) == {
+        "uncol", "uncertainty", "foreground_random", "random", "first",
+    }  # fmt: skip
+    assert set(info["scoring"]) == {"uncol", "dice"}
+
+    # before the first model: a case, and a first mask from a box
+    first = client.next_sample("uncol", {})
+    assert Path(first["path"]).exists()
+    assert first["reason"]
+    case = first["id"]
+    truth = read_label(live.truth / f"{case}.nii.gz").array
+    label, value = next(iter(live.labels.items()))
+    corners = np.argwhere(truth == value)
+    roi = np.stack([corners.min(axis=0), corners.max(axis=0)], axis=1).ravel().tolist()
+    file, params = client.infer("uncol_prompt", case, {**SLICER, "label": label, "roi": roi})
+    mask = read_label(file).array
+    assert mask.shape == truth.shape
+    assert params["label_names"] == {label: 1}
+    assert set(np.unique(mask)) == {0, 1}
+
+    # labels, training with progress
+    names = sorted(client.datastore()["objects"])
+    for name in [case, *[n for n in names if n != case][:2]]:
+        assert submit(client, live, name)["image"] == name
+    assert client.info()["datastore"]["completed"] == 3
+    client.train_start("uncol", {"step_scale": 0.1})
+    state = wait_for_training(client)
+    assert state["status"] == "DONE", "\n".join(state["details"])
+    stats = client.info()["train_stats"]["uncol"]
+    assert stats["epoch"] == stats["total_epochs"]
+    assert isinstance(stats["best_metric"], float)
+    assert {"total_time", "start_ts", "model_version", "trust"} <= set(stats)
+
+    # the new model on a case never labeled
+    unseen = next(n for n in names if n not in client.info() and n != case and n not in names[:3])
+    scan = read_scan(live.studies / f"{unseen}.nii.gz")
+    file, params = client.infer("uncol", unseen, {**SLICER, "save_label": True})
+    found = read_label(file)
+    assert found.grid.matches(scan.grid)
+    assert params["label_names"] == live.labels
+    told = params["uncol"]
+    assert told["model_version"] == 1
+    assert set(told["quality"]) >= {"dice", "interval", "band", "per_label"}
+    assert set(told["uncertainty"]) == {"mean_foreground", "voxels_high", "threshold"}
+    scores = dice_per_label(
+        found.array, read_label(live.truth / f"{unseen}.nii.gz").array, live.labels
+    )
+    assert np.mean(list(scores.values())) > 0.4  # 0.1 of the steps of a tiny student
+
+    # its uncertainty: kept map, bands, float map, overlay, boxes
+    kept = read_scan(client.download_label(unseen, "uncertainty"))
+    assert kept.grid.matches(scan.grid)
+    assert kept.array.min() >= 0
+    assert kept.array.max() <= 1
+    bands, _ = client.infer("uncol_uncertainty", unseen, dict(SLICER))
+    assert set(np.unique(read_label(bands).array)) <= {0, 1, 2}
+    floats = {**SLICER, "map": True, "result_extension": ".nii.gz"}
+    again = read_scan(client.infer("uncol_uncertainty", unseen, floats)[0])
+    np.testing.assert_allclose(again.array, kept.array, atol=1e-5)
+    both, params = client.infer("uncol_overlay", unseen, dict(SLICER))
+    assert params["label_names"] == {
+        **live.labels,
+        "review_high": len(live.labels) + 1,
+        "review_medium": len(live.labels) + 2,
+    }
+    assert read_label(both).array.max() <= len(live.labels) + 2
+    boxes, params = client.infer("uncol_rois", unseen, dict(SLICER))
+    assert boxes.endswith(".json")
+    assert len(params["uncol"]["rois"]) <= 5
+
+    # the pre-label is there for Next Sample, in the shape that the plug-in reads
+    saved = client.datastore()["objects"][unseen]["labels"]["original"]["info"]
+    assert saved["params"]["label_names"] == live.labels
+
+    # a scan of one's own, through a session
+    session = client.create_session(str(live.studies / f"{unseen}.nii.gz"))["session_id"]
+    assert client.get_session(session)["image"]
+    uploaded, _ = client.infer("uncol", "anything", dict(SLICER), session_id=session)
+    np.testing.assert_array_equal(read_label(uploaded).array, found.array)
+    client.remove_session(session)
+
+    # the next case is another one
+    assert client.next_sample("uncol", {})["id"] not in (case, *names[:2])
+
+
+def test_stopping_a_training_leaves_the_served_model(live: Any, client: Any) -> None:
+    before = client.info()["train_stats"]["uncol"]["model_version"]
+    client.train_start("uncol", {"step_scale": 5.0})
+    end = time.monotonic() + 120
+    while time.monotonic() < end and client.info()["train_stats"]["uncol"].get("epoch", 0) < 1:
+        time.sleep(1)
+    client.train_stop()
+    stats = client.info()["train_stats"]["uncol"]
+    assert "total_time" in stats  # else viewers show a training that never ends
+    assert stats["phase"] == "stopped"
+    case = client.next_sample("first", {})["id"]
+    _, params = client.infer("uncol", case, dict(SLICER))
+    assert params["uncol"]["model_version"] == before
+
+
+def test_scoring_fills_reason_and_score_of_the_next_case(live: Any, client: Any) -> None:
+    import requests
+
+    reply = requests.post(f"{live.url}/scoring/uncol?run_sync=true", json={}, timeout=300)
+    assert reply.status_code == 200
+    assert reply.json()["scored"] >= 1
+    chosen = client.next_sample("uncertainty", {})
+    assert chosen["score"] > 0
+    assert "Estimated Dice" in chosen["reason"]
+
+
+def test_dice_scoring_of_equal_labels_is_one(live: Any, client: Any) -> None:
+    import requests
+
+    case = next(n for n, o in client.datastore()["objects"].items() if "final" in o["labels"])
+    truth = str(live.truth / f"{case}.nii.gz")
+    client.save_label(case, truth, tag="second_reader")
+    reply = requests.post(
+        f"{live.url}/scoring/dice?run_sync=true", json={"y_pred": "second_reader"}, timeout=60
+    )
+    assert reply.json()[case]["dice"] == 1.0

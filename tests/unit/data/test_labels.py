@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uncol.data.labels import IGNORE_VALUE, map_label, segment_values
+from uncol.errors import LabelError
+
+LABELS = {"liver": 1, "spleen": 2, "left kidney": 3}
+
+
+def a_label(*values):
+    return np.array(values, dtype=np.int32).reshape(-1, 1, 1)
+
+
+def test_without_names_the_values_are_the_app_s_own():
+    assert map_label(a_label(0, 1, 3), {}, LABELS, case="p").flatten().tolist() == [0, 1, 3]
+
+
+@given(st.permutations(list(LABELS)), st.lists(st.integers(1, 200), min_size=3, max_size=3, unique=True))
+def test_voxels_follow_the_segment_s_name_whatever_its_value(names, values):
+    segments = dict(zip(names, values, strict=True))
+    mapped = map_label(a_label(0, *values), segments, LABELS, case="p").flatten().tolist()
+    assert mapped == [0, *(LABELS[name] for name in names)]
+
+
+@pytest.mark.parametrize("name", ["Left Kidney", "left_kidney", "  LEFT kidney "])
+def test_case_and_spaces_in_names_do_not_matter(name):
+    assert map_label(a_label(9), {name: 9}, LABELS, case="p").flatten().tolist() == [3]
+
+
+@pytest.mark.parametrize("name", ["review_high", "review_medium", "background", "foreground_scribbles"])
+def test_review_bands_and_scribbles_become_background(name):
+    mapped = map_label(a_label(1, 2), {"liver": 1, name: 2}, LABELS, case="p")
+    assert mapped.flatten().tolist() == [1, 0]
+
+
+def test_swapped_values_are_swapped_once():
+    swapped = map_label(a_label(1, 2), {"spleen": 1, "liver": 2}, LABELS, case="p")
+    assert swapped.flatten().tolist() == [2, 1]
+
+
+def test_voxels_nobody_annotated_keep_their_mark():
+    mapped = map_label(a_label(0, 1, IGNORE_VALUE), {}, LABELS, case="p")
+    assert mapped.flatten().tolist() == [0, 1, IGNORE_VALUE]
+    assert mapped.dtype == np.uint8
+
+
+def test_an_unknown_segment_is_named_with_the_nearest_label():
+    with pytest.raises(LabelError, match=r"'p7' has the segments 'splen'.*Did you mean 'spleen'"):
+        map_label(a_label(1), {"splen": 1}, LABELS, case="p7")
+
+
+def test_an_unknown_value_is_named_with_the_allowed_ones():
+    with pytest.raises(LabelError, match=r"'p7' has the values \[4, 17\].*liver \(1\), spleen \(2\)"):
+        map_label(a_label(1, 4, 17), {}, LABELS, case="p7")
+
+
+def test_a_value_without_a_segment_is_unknown():
+    with pytest.raises(LabelError, match=r"values \[2\]"):
+        map_label(a_label(1, 2), {"liver": 1}, LABELS, case="p7")
+
+
+@pytest.mark.parametrize(
+    ("values", "segments"),
+    [((0, 0), {}), ((0, IGNORE_VALUE), {}), ((0, 5), {"background": 5})],
+)
+def test_a_label_without_any_structure_is_empty(values, segments):
+    with pytest.raises(LabelError, match=r"'p7' is empty.*leave the case unlabeled"):
+        map_label(a_label(*values), segments, LABELS, case="p7")
+
+
+def test_values_are_counted_in_the_order_of_the_segments():
+    info = [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 3}]  # one was skipped
+    assert segment_values(info, [1, 2], "p") == {"liver": 1, "spleen": 2}
+
+
+def test_the_sent_index_counts_where_it_is_what_the_voxels_hold():
+    info = [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 3}]
+    assert segment_values(info, [1, 3], "p") == {"liver": 1, "spleen": 3}
+
+
+@given(st.permutations(["a", "b", "c", "d"]))
+def test_position_wins_for_any_order_of_names(names):
+    info = [{"name": name, "idx": 9 - place} for place, name in enumerate(names)]
+    assert segment_values(info, [0, 1, 2, 3, 4], "p") == {n: i for i, n in enumerate(names, 1)}
+
+
+def test_values_that_nothing_explains_are_refused():
+    with pytest.raises(LabelError, match=r"'p7' has voxel values \[1, 8\].*'liver'"):
+        segment_values([{"name": "liver", "idx": 1}], [0, 1, 8], "p7")
+
+
+def test_values_without_any_segment_are_refused():
+    with pytest.raises(LabelError, match="none"):
+        segment_values([], [1], "p7")

@@ -1,0 +1,101 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uncol.method.fusion import fuse, generalist_probs
+
+YES = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+
+
+def voxel(*probs):
+    return torch.tensor(probs).reshape(1, -1, 1, 1, 1)
+
+
+def unsure(*probs):
+    return -sum(p * math.log(p) for p in probs) / math.log(len(probs))
+
+
+def test_background_is_what_the_classes_leave():
+    probs = generalist_probs(voxel(0.2, 0.5))
+    assert probs.flatten().tolist() == pytest.approx([0.3, 0.2, 0.5])
+
+
+def test_classes_that_claim_too_much_are_scaled_down():
+    probs = generalist_probs(voxel(0.9, 0.6))
+    assert probs.flatten().tolist() == pytest.approx([0.0, 0.6, 0.4])
+
+
+def test_a_class_that_was_not_prompted_is_impossible():
+    assert generalist_probs(voxel(0.0, 1.0)).flatten().tolist() == pytest.approx([0, 0, 1])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=5), st.booleans())
+def test_probabilities_sum_to_one(foreground, squash_twice):
+    probs = generalist_probs(voxel(*foreground), squash_twice=squash_twice)
+    assert float(probs.sum()) == pytest.approx(1, abs=1e-5)
+    assert (probs >= 0).all()
+
+
+def test_the_surer_teacher_weighs_more():
+    # U_S = 0.7219, U_G = 0.4690: w_G = 1 / (1 + e^(0.4690 - 0.7219)) = 0.5629
+    specialist, generalist = voxel(0.8, 0.2), voxel(0.1, 0.9)
+    pseudo = fuse(specialist, generalist, YES, threshold=1.0)
+    weight = 1 / (1 + math.exp(unsure(0.1, 0.9) - unsure(0.8, 0.2)))
+    assert weight == pytest.approx(0.5629, abs=1e-4)
+    # 0.5629 * 0.9 + 0.4371 * 0.2 = 0.594 > 0.5
+    assert pseudo.label.item() == 1
+
+
+def test_equally_sure_teachers_that_disagree_are_averaged():
+    pseudo = fuse(voxel(0.7, 0.1, 0.2), voxel(0.1, 0.7, 0.2), YES, threshold=1.0)
+    assert pseudo.label.item() in (0, 1)
+    tipped = fuse(voxel(0.7, 0.1, 0.2), voxel(0.05, 0.75, 0.2), YES, threshold=1.0)
+    assert tipped.label.item() == 1
+
+
+@pytest.mark.parametrize(
+    ("specialist", "generalist", "label", "passed"),
+    [
+        ((0.95, 0.05), (0.5, 0.5), 0, (True, False)),
+        ((0.5, 0.5), (0.05, 0.95), 1, (False, True)),
+        ((0.05, 0.95), (0.02, 0.98), 1, (True, True)),
+        ((0.5, 0.5), (0.45, 0.55), None, (False, False)),
+    ],
+)
+def test_only_teachers_that_pass_the_gate_speak(specialist, generalist, label, passed):
+    pseudo = fuse(voxel(*specialist), voxel(*generalist), YES, threshold=0.75)
+    assert (pseudo.specialist.item(), pseudo.generalist.item()) == passed
+    assert pseudo.trusted.item() == any(passed)
+    if label is not None:
+        assert pseudo.label.item() == label
+
+
+def test_a_generalist_that_was_not_asked_does_not_pass_however_sure():
+    nowhere = torch.zeros(1, 1, 1, 1, dtype=torch.bool)
+    pseudo = fuse(voxel(0.8, 0.2), voxel(0.0, 1.0), nowhere, threshold=1.0)
+    assert pseudo.label.item() == 0
+    assert not pseudo.generalist.item()
+
+
+def test_the_gate_closes_exactly_above_its_threshold():
+    level = unsure(0.8, 0.2)
+    for gap, passes in ((1e-4, True), (-1e-4, False)):
+        pseudo = fuse(voxel(0.8, 0.2), voxel(0.5, 0.5), YES, threshold=level + gap)
+        assert pseudo.specialist.item() == passes
+
+
+def test_every_voxel_is_judged_for_itself():
+    torch.manual_seed(0)
+    specialist, generalist = torch.randn(2, 2, 3, 4, 5, 6).mul(2).softmax(dim=2)
+    available = torch.rand(2, 4, 5, 6) > 0.3
+    whole = fuse(specialist, generalist, available, threshold=0.6)
+    for place in [(0, 1, 2, 3), (1, 3, 4, 5), (0, 0, 0, 0)]:
+        item, *rest = place
+        at = (slice(item, item + 1), slice(None), *(slice(r, r + 1) for r in rest))
+        here = (slice(item, item + 1), *(slice(r, r + 1) for r in rest))
+        alone = fuse(specialist[at], generalist[at], available[here], threshold=0.6)
+        assert alone.label.item() == whole.label[place].item()
+        assert alone.trusted.item() == whole.trusted[place].item()

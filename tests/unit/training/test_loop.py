@@ -1,0 +1,148 @@
+import copy
+
+import pytest
+import torch
+
+from uncol.training.loop import trust_shares
+
+
+def weights(network):
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def test_both_stages_run_step_by_step_with_their_terms(make_trainer):
+    steps = list(make_trainer(steps=(2, 3)).run())
+    assert [(step.stage, step.number) for step in steps] == [(1, 1), (1, 2), (2, 3), (2, 4), (2, 5)]
+    assert set(steps[0].losses) == {"supervised", "semantic", "visual"}
+    assert set(steps[-1].losses) == {"annotated", "pseudo", "visual"}
+    assert set(steps[-1].trust) == {"trust_generalist", "trust_specialist", "trust_any"}
+    assert all(value == value for step in steps for value in step.losses.values())
+
+
+def test_the_student_learns_the_phantom(make_trainer):
+    trainer = make_trainer(steps=(25, 1))
+    losses = [step.losses["supervised"] for step in trainer.run() if step.stage == 1]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_the_same_seed_gives_the_same_student(make_trainer):
+    results = []
+    for _ in range(2):
+        trainer = make_trainer(steps=(2, 2))
+        list(trainer.run())
+        results.append(weights(trainer.state.student))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize(("dims", "teacher_dims"), [(2, 2), (3, 2), (3, 3)])
+def test_any_student_learns_from_any_teacher(
+    make_trainer, stub_teacher, make_generalist, dims, teacher_dims
+):
+    teacher = stub_teacher(teacher_dims)
+    trainer = make_trainer(dims=dims, labels=2, generalist=make_generalist(teacher), steps=(1, 1))
+    first, second = trainer.run()
+    assert first.losses["semantic"] > 0
+    assert first.losses["visual"] > 0
+    assert second.losses["visual"] > 0
+
+
+def test_neither_teacher_is_trained_by_gradient(make_trainer, stub_teacher, make_generalist):
+    teacher = stub_teacher(3)
+    before = copy.deepcopy(teacher.network.state_dict())
+    trainer = make_trainer(generalist=make_generalist(teacher), steps=(2, 2))
+    list(trainer.run())
+    after = teacher.network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(p.grad is None for p in teacher.network.parameters())
+    assert all(p.grad is None for p in trainer.state.teacher.parameters())
+    assert any(p.grad is not None for p in trainer.state.adapters.parameters())
+
+
+def test_adapters_train_along_with_the_student(make_trainer, stub_teacher, make_generalist):
+    trainer = make_trainer(generalist=make_generalist(stub_teacher(3)), steps=(3, 1))
+    before = weights(trainer.state.adapters.semantic), weights(trainer.state.adapters.visual)
+    list(trainer.run())
+    after = weights(trainer.state.adapters.semantic), weights(trainer.state.adapters.visual)
+    assert not torch.equal(before[0], after[0])
+    assert not torch.equal(before[1], after[1])
+
+
+def test_without_unlabeled_cases_the_annotated_ones_stand_for_them(make_trainer):
+    trainer = make_trainer(unlabeled=False)
+    assert [case.name for case in trainer.unlabeled] == ["a"]
+    assert len(list(trainer.run())) == 3
+
+
+def test_the_generalist_is_prompted_anew_only_now_and_then(
+    make_trainer, stub_teacher, make_generalist, monkeypatch
+):
+    generalist = make_generalist(stub_teacher(3))
+    trainer = make_trainer(generalist=generalist, steps=(1, 5), prompt_every=2)
+    asked = []
+    monkeypatch.setattr(generalist, "prompt", lambda case, *_: asked.append(case.name))
+    list(trainer.run())
+    assert asked == ["u"] * 3  # before steps 0, 2 and 4 of stage 2
+
+
+def test_the_rate_falls_to_nearly_nothing_in_each_stage(make_trainer, monkeypatch):
+    trainer = make_trainer(steps=(4, 4))
+    rates = []
+    update = trainer._update
+
+    def listen(optimizer, losses):
+        rates.append(optimizer.param_groups[0]["lr"])
+        update(optimizer, losses)
+
+    monkeypatch.setattr(trainer, "_update", listen)
+    list(trainer.run())
+    first = trainer.preset.rate
+    expected = [first * (1 - step / 4) ** 0.9 for step in range(4)]
+    assert rates == pytest.approx(expected * 2)
+
+
+def test_gradients_are_clipped(make_trainer):
+    trainer = make_trainer()
+    optimizer = trainer._optimizer(stage=1)
+
+    class Steep:
+        total = sum(p.sum() for p in trainer.state.student.parameters()) * 1e6
+
+    trainer._update(optimizer, Steep)
+    norm = torch.cat([p.grad.flatten() for p in trainer.state.student.parameters()]).norm()
+    assert float(norm) == pytest.approx(5.0, rel=1e-3)
+
+
+def test_the_pseudo_label_is_made_on_the_clean_crop(make_trainer):
+    trainer = make_trainer(steps=(1, 1))
+    seen = []
+    trainer.state.teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    drawn = []
+    source = trainer._source
+
+    def listening(cases):
+        made = source(cases)
+        draw = made.draw
+
+        def keep(count, *, semantic):
+            drawn.append(draw(count, semantic=semantic))
+            return drawn[-1]
+
+        made.draw = keep
+        return made
+
+    trainer._source = listening
+    list(trainer.run())
+    assert torch.equal(seen[-1], drawn[-1].clean)
+
+
+def test_trust_shares_are_shares():
+    class Half:
+        generalist = torch.tensor([True, False])
+        specialist = torch.tensor([False, False])
+        trusted = torch.tensor([True, False])
+
+    assert trust_shares(Half) == {
+        "trust_generalist": 0.5,
+        "trust_specialist": 0.0,
+        "trust_any": 0.5,
+    }
