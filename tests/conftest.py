@@ -20,7 +20,7 @@ from uncol.training.loop import Trainer, new_run
 from uncol.training.plan import Plan
 from uncol.training.store import TrainingCase
 
-settings.register_profile("uncol", max_examples=30, deadline=None, derandomize=True)
+settings.register_profile("uncol", max_examples=20, deadline=None, derandomize=True)
 settings.load_profile("uncol")
 
 torch.set_num_threads(1)  # threads that wait for each other cost more than these sizes gain
@@ -62,9 +62,14 @@ class StubTeacher:
         places = torch.stack(axes, dim=-1).float()
         if prompts.boxes is not None:
             low, high = prompts.boxes[:, : self.dims], prompts.boxes[:, self.dims :]
-            inside = [((places + 0.5 > a) & (places + 0.5 < b)).all(-1) for a, b in zip(low, high)]
+            inside = [
+                ((places + 0.5 > a) & (places + 0.5 < b)).all(-1)
+                for a, b in zip(low, high, strict=True)
+            ]
         else:
-            inside = [self._near(places, c, k) for c, k in zip(prompts.clicks, prompts.kinds)]
+            inside = [
+                self._near(places, c, k) for c, k in zip(prompts.clicks, prompts.kinds, strict=True)
+            ]
         logits = torch.stack(inside).float() * 8 - 4
         tokens = image.expand(len(logits), *image.shape[1:])
         return Prompted(logits, tokens, torch.ones(len(logits)))
@@ -72,7 +77,7 @@ class StubTeacher:
     @staticmethod
     def _near(places, clicks, kinds):
         near = torch.zeros(places.shape[:-1], dtype=torch.bool)
-        for click, kind in zip(clicks, kinds):
+        for click, kind in zip(clicks, kinds, strict=True):
             ball = ((places - click) ** 2).sum(-1) <= 9
             near = near | ball if kind == 1 else near & ~ball
         return near
@@ -80,7 +85,7 @@ class StubTeacher:
 
 def ball(shape, center, radius):
     axes = np.meshgrid(*[np.arange(size) for size in shape], indexing="ij")
-    return sum((a - c) ** 2 for a, c in zip(axes, center)) <= radius**2
+    return sum((a - c) ** 2 for a, c in zip(axes, center, strict=True)) <= radius**2
 
 
 @pytest.fixture
@@ -147,8 +152,16 @@ def make_generalist(tmp_path):
 @pytest.fixture
 def make_trainer(tiny_preset, make_case):
     def make(
-        *, dims=3, labels=1, mode="intended", generalist=None, steps=(1, 2), prompt_every=1,
-        preset=None, unlabeled=True, views=4,
+        *,
+        dims=3,
+        labels=1,
+        mode="intended",
+        generalist=None,
+        steps=(1, 2),
+        prompt_every=1,
+        preset=None,
+        unlabeled=True,
+        views=4,
     ):
         shape = (16, 16, 16) if dims == 3 else (16, 16, 1)
         preset = preset or tiny_preset(dims)

@@ -52,7 +52,9 @@ def test_sure_heads_of_two_minds_disagree_fully():
 def test_disagreement_by_hand():
     # H(0.7, 0.3) - mean of H(0.9, 0.1) and H(0.5, 0.5), in bits
     expected = 0.881291 - (0.468996 + 1) / 2
-    assert head_disagreement(heads((0.9, 0.1), (0.5, 0.5))).item() == pytest.approx(expected, abs=1e-5)
+    assert head_disagreement(heads((0.9, 0.1), (0.5, 0.5))).item() == pytest.approx(
+        expected, abs=1e-5
+    )
 
 
 def test_soft_dice_confidence_by_hand():

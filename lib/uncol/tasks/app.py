@@ -138,8 +138,10 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
 
     def on_init_complete(self) -> None:
         """Mend the server and start its timers."""
-        # children inherit this: they read the index, only the server writes it
+        # children inherit these: they read the index, only the server writes it; and their threads
+        # sleep when they wait, or training and infer together would spin each other to a standstill
         os.environ["MONAI_LABEL_DATASTORE_READ_ONLY"] = "true"
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         mend_server(self)
         super().on_init_complete()
 

@@ -114,7 +114,11 @@ def test_a_single_slice_stays_a_single_slice(grid, axcodes, spacing):
 def test_a_las_scan_is_mirrored_into_ras():
     grid = Grid((3, 1, 1), np.diag([-1.0, 1, 1, 1]))
     frame = make_frame(grid, Space("RAS", (1.0, 1.0, 1.0)))
-    assert frame.to_working(torch.tensor([1, 2, 3]).reshape(1, 3, 1, 1)).flatten().tolist() == [3, 2, 1]
+    assert frame.to_working(torch.tensor([1, 2, 3]).reshape(1, 3, 1, 1)).flatten().tolist() == [
+        3,
+        2,
+        1,
+    ]
 
 
 def test_four_to_one_slices_become_isotropic_and_return():
@@ -142,7 +146,9 @@ def test_zooming_to_the_same_shape_changes_nothing():
 
 
 def test_a_constant_stays_constant():
-    assert torch.allclose(zoom(torch.full((1, 5, 6, 7), 3.0), (8, 3, 14), nearest=False), torch.tensor(3.0))
+    assert torch.allclose(
+        zoom(torch.full((1, 5, 6, 7), 3.0), (8, 3, 14), nearest=False), torch.tensor(3.0)
+    )
 
 
 def test_nearest_makes_no_new_values_and_keeps_the_type():
@@ -150,6 +156,11 @@ def test_nearest_makes_no_new_values_and_keeps_the_type():
     large = zoom(label, (10, 2, 2), nearest=True)
     assert large.dtype == torch.uint8
     assert set(large.unique().tolist()) == {0, 7, 255}
+
+
+def test_nearest_takes_the_voxel_under_the_new_centre():
+    six = torch.arange(6).reshape(1, 6, 1, 1)
+    assert zoom(six, (2, 1, 1), nearest=True).flatten().tolist() == [1, 4]
 
 
 def test_as_tensor_adds_a_channel_without_copying():

@@ -17,7 +17,10 @@ def test_without_names_the_values_are_the_app_s_own():
     assert map_label(a_label(0, 1, 3), {}, LABELS, case="p").flatten().tolist() == [0, 1, 3]
 
 
-@given(st.permutations(list(LABELS)), st.lists(st.integers(1, 200), min_size=3, max_size=3, unique=True))
+@given(
+    st.permutations(list(LABELS)),
+    st.lists(st.integers(1, 200), min_size=3, max_size=3, unique=True),
+)
 def test_voxels_follow_the_segment_s_name_whatever_its_value(names, values):
     segments = dict(zip(names, values, strict=True))
     mapped = map_label(a_label(0, *values), segments, LABELS, case="p").flatten().tolist()
@@ -29,7 +32,9 @@ def test_case_and_spaces_in_names_do_not_matter(name):
     assert map_label(a_label(9), {name: 9}, LABELS, case="p").flatten().tolist() == [3]
 
 
-@pytest.mark.parametrize("name", ["review_high", "review_medium", "background", "foreground_scribbles"])
+@pytest.mark.parametrize(
+    "name", ["review_high", "review_medium", "background", "foreground_scribbles"]
+)
 def test_review_bands_and_scribbles_become_background(name):
     mapped = map_label(a_label(1, 2), {"liver": 1, name: 2}, LABELS, case="p")
     assert mapped.flatten().tolist() == [1, 0]
@@ -52,7 +57,9 @@ def test_an_unknown_segment_is_named_with_the_nearest_label():
 
 
 def test_an_unknown_value_is_named_with_the_allowed_ones():
-    with pytest.raises(LabelError, match=r"'p7' has the values \[4, 17\].*liver \(1\), spleen \(2\)"):
+    with pytest.raises(
+        LabelError, match=r"'p7' has the values \[4, 17\].*liver \(1\), spleen \(2\)"
+    ):
         map_label(a_label(1, 4, 17), {}, LABELS, case="p7")
 
 

@@ -200,8 +200,13 @@ def test_trap_07_masks_meet_their_own_crop_even_where_batch_equals_classes(batch
     label = torch.randint(classes, (batch, *shape), generator=generator)
     mask = torch.rand(batch, *shape, generator=generator) > 0.5
     whole = losses.cross_entropy(logits, label, mask) * mask.sum()
-    alone = [losses.cross_entropy(logits[n : n + 1], label[n : n + 1], mask[n : n + 1]) for n in range(batch)]
-    assert torch.allclose(whole, sum(a * m.sum() for a, m in zip(alone, mask)), rtol=1e-4)
+    alone = [
+        losses.cross_entropy(logits[n : n + 1], label[n : n + 1], mask[n : n + 1])
+        for n in range(batch)
+    ]
+    assert torch.allclose(
+        whole, sum(a * m.sum() for a, m in zip(alone, mask, strict=True)), rtol=1e-4
+    )
 
     logits.requires_grad_()
     losses.dice_ce(logits, label, mask).backward()
@@ -252,8 +257,15 @@ def test_trap_08_held_out_cases_judge_and_never_train(pool, tmp_path, monkeypatc
 
     def train(folder):
         settings = RoundSettings(
-            {"target": 1}, "tiny3d", "none", None, "intended", "mr", tmp_path / folder,
-            torch.device("cpu"), step_scale=0.01,
+            {"target": 1},
+            "tiny3d",
+            "none",
+            None,
+            "intended",
+            "mr",
+            tmp_path / folder,
+            torch.device("cpu"),
+            step_scale=0.003,
         )
         outcome = train_round(pool, settings, Reporter())
         student, manifest = ModelStore(tmp_path / folder / "uncol").load(outcome.version)
@@ -367,7 +379,9 @@ def test_trap_13_each_view_is_encoded_once_however_often_it_is_used(
     make_trainer, stub_teacher, make_generalist, dims, views
 ):
     teacher = stub_teacher(dims)
-    trainer = make_trainer(generalist=make_generalist(teacher), steps=(2, 4), prompt_every=1, views=4)
+    trainer = make_trainer(
+        generalist=make_generalist(teacher), steps=(2, 4), prompt_every=1, views=4
+    )
     list(trainer.run())
     assert len(teacher.encoded) == 2 * views  # an annotated and an unlabeled case
     assert len(teacher.prompted) > 2 * views

@@ -13,11 +13,16 @@ def test_teacher_states_meet_the_released_student_blocks(states, depth, expected
 
 
 def test_masked_mse_by_hand():
-    first = torch.tensor([[1.0, 5.0], [3.0, 7.0]]).reshape(1, 2, 2, 1, 1)  # two channels, two tokens
+    first = torch.tensor([[1.0, 5.0], [3.0, 7.0]]).reshape(
+        1, 2, 2, 1, 1
+    )  # two channels, two tokens
     second = torch.zeros_like(first)
     valid = torch.tensor([1.0, 0.0]).reshape(1, 1, 2, 1, 1)
     assert float(masked_mse(first, second, valid)) == (1 + 9) / 2
-    assert float(masked_mse(first, second, torch.ones_like(valid))) == ((1 + 9) / 2 + (25 + 49) / 2) / 2
+    assert (
+        float(masked_mse(first, second, torch.ones_like(valid)))
+        == ((1 + 9) / 2 + (25 + 49) / 2) / 2
+    )
 
 
 def test_masked_mse_of_everything_is_torch_s():
@@ -73,7 +78,11 @@ def test_states_of_one_width_share_a_projection():
 def test_adapters_have_the_paper_s_size():
     # sections 1.2, 1.3 and 1.5: 3D, one foreground class: 768 * 256 + 384 * 256
     adapters = Adapters(
-        hidden_channels=(768,) * 3, token_channels=384, foreground=1, student_dim=256, student_width=256
+        hidden_channels=(768,) * 3,
+        token_channels=384,
+        foreground=1,
+        student_dim=256,
+        student_width=256,
     )
     count = sum(parameter.numel() for parameter in adapters.parameters())
     assert count / 1e6 == pytest.approx(14.235 - 13.940, abs=1e-3)

@@ -40,20 +40,20 @@ def test_probabilities_sum_to_one(foreground, squash_twice):
 
 
 def test_the_surer_teacher_weighs_more():
-    # U_S = 0.7219, U_G = 0.4690: w_G = 1 / (1 + e^(0.4690 - 0.7219)) = 0.5629
-    specialist, generalist = voxel(0.8, 0.2), voxel(0.1, 0.9)
-    pseudo = fuse(specialist, generalist, YES, threshold=1.0)
-    weight = 1 / (1 + math.exp(unsure(0.1, 0.9) - unsure(0.8, 0.2)))
-    assert weight == pytest.approx(0.5629, abs=1e-4)
-    # 0.5629 * 0.9 + 0.4371 * 0.2 = 0.594 > 0.5
-    assert pseudo.label.item() == 1
+    # U_S = 0, U_G = 0.6126: w_G = 1 / (1 + e^0.6126) = 0.3515, so P = (0.649, 0.211, 0.141);
+    # with the weights swapped it would be (0.351, 0.389, 0.259)
+    assert unsure(0.6, 0.4, 1e-12) == pytest.approx(0.6126, abs=1e-4)
+    specialist, generalist = voxel(1.0, 0.0, 0.0), voxel(0.0, 0.6, 0.4)
+    assert fuse(specialist, generalist, YES, threshold=1.0).label.item() == 0
+    assert fuse(generalist, specialist, YES, threshold=1.0).label.item() == 0
 
 
-def test_equally_sure_teachers_that_disagree_are_averaged():
-    pseudo = fuse(voxel(0.7, 0.1, 0.2), voxel(0.1, 0.7, 0.2), YES, threshold=1.0)
-    assert pseudo.label.item() in (0, 1)
-    tipped = fuse(voxel(0.7, 0.1, 0.2), voxel(0.05, 0.75, 0.2), YES, threshold=1.0)
-    assert tipped.label.item() == 1
+def test_equally_sure_teachers_are_averaged():
+    # alone each would say 0 or 1; their mean is (0.35, 0.25, 0.40)
+    specialist, generalist = voxel(0.6, 0.0, 0.4), voxel(0.1, 0.5, 0.4)
+    weight = 1 / (1 + math.exp(unsure(0.1, 0.5, 0.4) - unsure(0.6, 1e-12, 0.4)))
+    assert weight == pytest.approx(0.43, abs=0.01)
+    assert fuse(specialist, generalist, YES, threshold=1.0).label.item() == 2
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,7 @@ def test_one_voxel_worked_out_by_hand(loss, expected):
 
 
 def test_dice_agrees_with_monai(trainable, label, everywhere):
-    theirs = DiceLoss(
-        softmax=True, to_onehot_y=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5
-    )
+    theirs = DiceLoss(softmax=True, to_onehot_y=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5)
     logits = trainable(*SHAPE)
     assert torch.allclose(losses.dice(logits, label, everywhere), theirs(logits, label[:, None]))
 

@@ -64,7 +64,9 @@ def test_every_error_is_clicked_sooner_or_later():
     truth = np.zeros((2, 2, 2), dtype=bool)
     truth[0, 0, 0] = truth[1, 1, 1] = True
     generator = np.random.default_rng(0)
-    drawn = {tuple(random_click(truth, np.zeros_like(truth), generator=generator)[0]) for _ in range(40)}
+    drawn = {
+        tuple(random_click(truth, np.zeros_like(truth), generator=generator)[0]) for _ in range(40)
+    }
     assert drawn == {(0, 0, 0), (1, 1, 1)}
 
 

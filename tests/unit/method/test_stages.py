@@ -57,7 +57,9 @@ def crops(seed=0, *, known=True, counts=True):
 
 def test_rolling_gives_each_crop_another_one_with_all_that_belongs_to_it():
     batch = crops()
+    batch.knowledge.valid[1] = 0
     rolled = roll(batch)
+    assert rolled.knowledge.valid.amax(dim=(1, 2, 3, 4)).tolist() == [0, 1]
     assert torch.equal(rolled.image[1], batch.image[0])
     assert torch.equal(rolled.label[1], batch.label[0])
     assert torch.equal(rolled.knowledge.hidden[1][1], batch.knowledge.hidden[1][0])
@@ -128,14 +130,17 @@ def test_the_first_stage_feeds_the_teacher_s_feature_to_the_decoder(student, ada
     batch, mask = crops(), a_mask()
     first = pretrain(student, adapters, batch, mask, weight=0.0).parts["supervised"]
     torch.nn.init.normal_(adapters.semantic.weight, std=3)
-    assert pretrain(student, adapters, batch, mask, weight=0.0).parts["supervised"] != pytest.approx(
-        first, abs=1e-6
-    )
+    assert pretrain(student, adapters, batch, mask, weight=0.0).parts[
+        "supervised"
+    ] != pytest.approx(first, abs=1e-6)
 
 
 def gradients(*networks):
     return [
-        max((float(p.grad.abs().max()) for p in net.parameters() if p.grad is not None), default=None)
+        max(
+            (float(p.grad.abs().max()) for p in net.parameters() if p.grad is not None),
+            default=None,
+        )
         for net in networks
     ]
 

@@ -60,5 +60,5 @@ def test_a_new_teacher_is_a_frozen_copy_in_evaluation_mode():
 
 
 def test_networks_of_different_depth_do_not_mix():
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         update_teacher(nn.Linear(2, 2), nn.Linear(2, 2, bias=False), step=1, momentum=0.9)

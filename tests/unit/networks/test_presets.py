@@ -74,7 +74,11 @@ def test_images_have_a_crop_of_one_slice_whatever_the_stack():
 
 @pytest.mark.parametrize(
     ("name", "shape", "spacing"),
-    [("tiny3d", (9, 14, 1), (1, 1, 1)), ("tiny3d", (20, 20, 5), (1, 1, 5)), ("tiny2d", (5, 7, 1), (1, 1, 1))],
+    [
+        ("tiny3d", (9, 14, 1), (1, 1, 1)),
+        ("tiny3d", (20, 20, 5), (1, 1, 5)),
+        ("tiny2d", (5, 7, 1), (1, 1, 1)),
+    ],
 )
 def test_a_student_accepts_the_crop_it_was_fitted_to(name, shape, spacing):
     fitted = fit_preset(name, shape=shape, spacing_mm=spacing)

@@ -9,18 +9,27 @@ CPU = torch.device("cpu")
 def encoder(*, patch=(4, 4, 2), depth=0, dim=24, neck=False):
     torch.manual_seed(0)
     return PriorEncoder(
-        patch=patch, dim=dim, depth=depth, heads=2, head_dim=4, mlp_dim=8, out_channels=24, neck=neck
+        patch=patch,
+        dim=dim,
+        depth=depth,
+        heads=2,
+        head_dim=4,
+        mlp_dim=8,
+        out_channels=24,
+        neck=neck,
     ).eval()
 
 
-def test_a_token_stands_where_its_patch_lies_in_the_image():
+@pytest.mark.parametrize("token", [(1, 2, 1), (0, 2, 1), (1, 0, 2)])
+def test_a_token_stands_where_its_patch_lies_in_the_image(token):
     network = encoder()
     image = torch.randn(1, 1, 8, 12, 6)
     changed = image.clone()
-    changed[0, 0, 4:8, 8:12, 2:4] += torch.randn(4, 4, 2)
+    i, j, k = token
+    changed[0, 0, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4, 2 * k : 2 * k + 2] += torch.randn(4, 4, 2)
     with torch.no_grad():
         gap = (network(image)[0] - network(changed)[0]).abs().amax(dim=1)[0]
-    assert gap.nonzero().tolist() == [[1, 2, 1]]
+    assert gap.nonzero().tolist() == [list(token)]
     assert gap.shape == (2, 3, 3)
 
 
@@ -28,10 +37,10 @@ def test_in_2d_too():
     network = encoder(patch=(4, 2), neck=False)
     image = torch.randn(1, 1, 8, 8)
     changed = image.clone()
-    changed[0, 0, 4:8, 2:4] += torch.randn(4, 2)
+    changed[0, 0, 4:8, 4:6] += torch.randn(4, 2)
     with torch.no_grad():
         gap = (network(image)[0] - network(changed)[0]).abs().amax(dim=1)[0]
-    assert gap.nonzero().tolist() == [[1, 1]]
+    assert gap.nonzero().tolist() == [[1, 2]]
 
 
 def test_attention_lets_every_token_know_every_other():
@@ -85,7 +94,9 @@ def test_attention_is_the_textbook_formula():
     block = TransformerBlock(6, heads=2, head_dim=3, mlp_dim=4).eval()
     tokens = torch.randn(1, 5, 6)
     with torch.no_grad():
-        query, key, value = block.to_qkv(block.norm(tokens)).reshape(1, 5, 3, 2, 3).permute(2, 0, 3, 1, 4)
+        query, key, value = (
+            block.to_qkv(block.norm(tokens)).reshape(1, 5, 3, 2, 3).permute(2, 0, 3, 1, 4)
+        )
         weights = (query @ key.transpose(-1, -2) / 3**0.5).softmax(-1)
         attended = tokens + block.to_out((weights @ value).transpose(1, 2).reshape(1, 5, 6))
         expected = attended + block.feed_forward(attended)

@@ -98,6 +98,13 @@ def test_nothing_stacks_to_none():
     assert stack_knowledge([]) is None
 
 
+def test_outside_the_scan_a_crop_shows_the_scan_s_minimum(make_case):
+    drawn = source([make_case(shape=(4, 4, 4))]).draw(4, semantic=False)
+    low = make_case(shape=(4, 4, 4)).low
+    assert low < -0.5
+    assert torch.allclose(drawn.clean[:, 0, 0, 0, 0], torch.tensor(low), atol=1e-3)
+
+
 def test_a_source_without_cases_cannot_draw():
     with pytest.raises(IndexError):
         source([]).draw(1, semantic=False)

@@ -21,7 +21,9 @@ def the_label(case):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_probabilities_lie_on_the_slices_that_were_seen(stub_teacher, make_case, make_generalist, axis):
+def test_probabilities_lie_on_the_slices_that_were_seen(
+    stub_teacher, make_case, make_generalist, axis
+):
     generalist = make_generalist(stub_teacher(2), axis=axis)
     case = make_case(shape=(12, 14, 16))
     generalist.look(case, 4, on_view=nothing)
@@ -82,7 +84,9 @@ def test_states_are_sampled_where_the_crop_lies(stub_teacher, make_case, make_ge
 
         def encode(self, views, *, raw=False):
             encoded = super().encode(views, raw=raw)
-            pool = torch.nn.functional.avg_pool2d if self.dims == 2 else torch.nn.functional.avg_pool3d
+            pool = (
+                torch.nn.functional.avg_pool2d if self.dims == 2 else torch.nn.functional.avg_pool3d
+            )
             seen = pool(views, 4).expand_as(encoded.image)
             return replace(encoded, hidden=(seen, seen))
 

@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -16,11 +17,11 @@ def test_both_stages_run_step_by_step_with_their_terms(make_trainer):
     assert set(steps[0].losses) == {"supervised", "semantic", "visual"}
     assert set(steps[-1].losses) == {"annotated", "pseudo", "visual"}
     assert set(steps[-1].trust) == {"trust_generalist", "trust_specialist", "trust_any"}
-    assert all(value == value for step in steps for value in step.losses.values())
+    assert all(math.isfinite(value) for step in steps for value in step.losses.values())
 
 
 def test_the_student_learns_the_phantom(make_trainer):
-    trainer = make_trainer(steps=(25, 1))
+    trainer = make_trainer(steps=(18, 1))
     losses = [step.losses["supervised"] for step in trainer.run() if step.stage == 1]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 

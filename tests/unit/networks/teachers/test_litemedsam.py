@@ -22,7 +22,9 @@ def test_a_tight_box_finds_a_bright_ellipse(teacher):
     assert [tuple(s.shape[:2]) for s in encoded.hidden] == [(1, c) for c in teacher.hidden_channels]
     box = torch.tensor([[76.0, 98, 145, 203]])
     prompted = teacher.prompt(encoded.image, Prompts(boxes=box))
-    found = torch.nn.functional.interpolate(prompted.logits[:, None], 256, mode="bilinear")[0, 0] > 0
+    found = (
+        torch.nn.functional.interpolate(prompted.logits[:, None], 256, mode="bilinear")[0, 0] > 0
+    )
     dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
     assert float(dice) > 0.6
     swapped = prompted.logits.transpose(1, 2)[:, None]

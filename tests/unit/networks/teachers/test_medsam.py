@@ -91,7 +91,7 @@ def test_weights_in_the_folder_are_found_without_a_network(checkpoint, tmp_path)
 
 def test_weights_of_another_network_are_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="do not fit Sam .*another network"):
+    with pytest.raises(WeightsError, match=r"do not fit Sam .*another network"):
         load_teacher("medsam", weights=tmp_path / "w.pth", weights_dir=tmp_path)
 
 

@@ -124,7 +124,9 @@ def test_a_mask_of_the_step_before_is_taken_in(teacher, image):
     clicks = a_click((3, 4, 5))
     first = teacher.prompt(image, clicks)
     zero = Prompts(clicks=clicks.clicks, kinds=clicks.kinds, memory=torch.zeros(1, 8, 8, 8))
-    some = Prompts(clicks=clicks.clicks, kinds=clicks.kinds, memory=torch.randn(1, low, low, low) * 9)
+    some = Prompts(
+        clicks=clicks.clicks, kinds=clicks.kinds, memory=torch.randn(1, low, low, low) * 9
+    )
     assert torch.allclose(first.logits, teacher.prompt(image, zero).logits)
     assert not torch.allclose(first.logits, teacher.prompt(image, some).logits)
 

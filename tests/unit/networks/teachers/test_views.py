@@ -38,8 +38,10 @@ def test_a_click_on_a_voxel_lands_on_that_voxel_s_pixels(shape, spacing, data):
     click = box.clicks_to_view(torch.tensor([voxel]))[0]
     places = torch.stack(torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij"), -1)
     centre = (places * view[..., None]).sum((0, 1)) / view.sum()
-    rim = [v in (0, size - 1) for v, size in zip(voxel, shape)]
-    slack = torch.tensor([f * (0.3 if edge else 0.05) + 0.6 for f, edge in zip(box.factors, rim)])
+    rim = [v in (0, size - 1) for v, size in zip(voxel, shape, strict=True)]
+    slack = torch.tensor(
+        [f * (0.3 if edge else 0.05) + 0.6 for f, edge in zip(box.factors, rim, strict=True)]
+    )
     assert ((centre - click).abs() <= slack).all()
 
 
