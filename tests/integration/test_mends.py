@@ -1,0 +1,86 @@
+"""Mends of MONAI Label's server. A test named after a defect fails once it is mended upstream."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from typing import Any
+
+import pytest
+import requests
+
+pytestmark = pytest.mark.integration
+
+
+def test_upstream_still_calls_jwt_without_algorithms() -> None:
+    from monailabel.endpoints.user import auth
+
+    assert "algorithms" not in inspect.getsource(auth.from_token)
+
+
+def test_upstream_endpoints_still_block_the_event_loop() -> None:
+    from monailabel.endpoints import infer
+
+    assert inspect.iscoroutinefunction(infer.api_run_inference)
+    assert "await" not in inspect.getsource(infer.api_run_inference)
+
+
+def test_upstream_datastore_still_joins_tags_unchecked() -> None:
+    from monailabel.datastore.local import LocalDatastore
+
+    assert "check" not in inspect.getsource(LocalDatastore.save_label)
+    assert "shutil.copy(" in inspect.getsource(LocalDatastore.save_label)
+
+
+def test_tokens_signed_by_a_realm_are_accepted() -> None:
+    import jwt
+    from cryptography.hazmat.primitives.asymmetric import rsa
+    from monailabel.endpoints.user import auth
+
+    from uncol.tasks.mends import check_tokens
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    token = jwt.encode({"preferred_username": "ada"}, key, algorithm="RS256")
+    original = auth.jwt
+    try:
+        with pytest.raises(jwt.DecodeError):
+            original.decode(token, key.public_key(), options={"verify_aud": False})
+        check_tokens()
+        payload = auth.jwt.decode(token, key.public_key(), options={"verify_aud": False})
+        assert payload["preferred_username"] == "ada"
+        forged = jwt.encode({"preferred_username": "eve"}, "guess" * 10, algorithm="HS256")
+        with pytest.raises(jwt.InvalidTokenError):
+            auth.jwt.decode(forged, key.public_key(), options={"verify_aud": False})
+    finally:
+        auth.jwt = original
+
+
+def test_a_running_infer_does_not_hold_up_other_requests(live: Any) -> None:
+    case = sorted(path.name for path in live.studies.glob("*.nii.gz"))[0].removesuffix(".nii.gz")
+    ended: list[float] = []
+
+    def prompt() -> None:
+        # a box over the whole scan makes the foundation model encode two dozen slices
+        import json
+
+        params = {"roi": [0, 500, 0, 500, 0, 500]}
+        reply = requests.post(
+            f"{live.url}/infer/uncol_prompt",
+            params={"image": case},
+            data={"params": json.dumps(params)},
+            timeout=300,
+        )
+        assert reply.ok, reply.text
+        ended.append(time.monotonic())
+
+    slow = threading.Thread(target=prompt)
+    slow.start()
+    time.sleep(1.0)
+    answered = []
+    while slow.is_alive():
+        assert requests.get(f"{live.url}/datastore/", timeout=60).ok
+        answered.append(time.monotonic())
+    slow.join()
+    assert ended
+    assert len([moment for moment in answered if moment < ended[0]]) >= 3

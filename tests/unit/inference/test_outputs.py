@@ -1,0 +1,197 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from uncol.data.frame import Space, choose_space
+from uncol.data.scan import Grid, Volume, read_label, read_scan, write_volume
+from uncol.inference.outputs import bands, overlay, rois, segment, summary
+from uncol.networks.student import StudentOutput
+from uncol.training.evaluate import dice
+
+LABELS = {"body": 1, "core": 2}
+CPU = torch.device("cpu")
+
+
+class ByIntensity(nn.Module):
+    """Says class 2 above 1.5 deviations, class 1 above 0, background below: a known answer."""
+
+    def forward(self, image: torch.Tensor) -> StudentOutput:
+        logits = torch.cat([-40 * image, 20 - abs(image - 0.75) * 40, 40 * (image - 1.5)], dim=1)
+        return StudentOutput(logits[:, None].expand(-1, 4, -1, -1, -1, -1), image, [])
+
+
+def ball(shape: tuple[int, int, int], spacing: np.ndarray) -> np.ndarray:
+    """Return intensities of an off-centre ball with a bright core, in mm."""
+    places = np.moveaxis(np.indices(shape), 0, -1) * spacing
+    centre = np.array(shape) * spacing * [0.45, 0.55, 0.5]
+    radius = np.linalg.norm(places - centre, axis=-1) / (np.array(shape) * spacing).min()
+    return np.where(radius < 0.2, 3.0, np.where(radius < 0.38, 1.0, 0.0)).astype(np.float32)
+
+
+def rotation(angles: tuple[float, float, float]) -> np.ndarray:
+    result = np.eye(3)
+    for axis, angle in enumerate(angles):
+        first, second = (a for a in range(3) if a != axis)
+        step = np.eye(3)
+        step[[first, second], [first, second]] = np.cos(angle)
+        step[first, second], step[second, first] = -np.sin(angle), np.sin(angle)
+        result = result @ step
+    return result
+
+
+def make_scan(order, flips, angles, spacing) -> tuple[Volume, np.ndarray]:
+    """Return a ball stored in any axis order, direction and obliquity, and its true label."""
+    shape = tuple(int(n) for n in np.maximum(np.rint(60 / np.array(spacing)), 6))
+    intensity = ball(shape, np.array(spacing))
+    axes = np.eye(3)[:, list(order)] * np.array(flips)
+    affine = np.eye(4)
+    affine[:3, :3] = rotation(angles) @ axes @ np.diag(spacing)
+    affine[:3, 3] = [-31.0, 12.5, 7.25]
+    truth = np.select([intensity > 2, intensity > 0.5], [2, 1], 0)
+    return Volume(intensity, Grid(shape, affine)), truth
+
+
+def run(scan: Volume, space: Space):
+    return segment(
+        ByIntensity(),
+        scan,
+        space=space,
+        modality="mr",
+        window=(24, 24, 24),
+        labels=LABELS,
+        device=CPU,
+    )
+
+
+ORIENTATIONS = st.tuples(
+    st.sampled_from(list(itertools.permutations(range(3)))),
+    st.tuples(*[st.sampled_from([-1.0, 1.0])] * 3),
+)
+
+
+@given(
+    ORIENTATIONS,
+    st.tuples(*[st.floats(-0.5, 0.5)] * 3),
+    st.sampled_from([(2.0, 2.0, 2.0), (1.5, 1.5, 6.0), (6.0, 1.5, 1.5), (2.0, 3.0, 2.5)]),
+)
+def test_a_known_shape_comes_back_where_it_lies(orientation, angles, spacing) -> None:
+    scan, truth = make_scan(*orientation, angles, spacing)
+    result = run(scan, choose_space([scan.grid]))
+    assert result.label.shape == scan.grid.shape == result.uncertainty.shape
+    assert result.grid is scan.grid
+    np.testing.assert_array_equal(result.label, truth)  # no resampling: exact
+
+
+@given(ORIENTATIONS, st.tuples(*[st.floats(-0.5, 0.5)] * 3))
+def test_a_known_shape_survives_another_working_voxel_size(orientation, angles) -> None:
+    scan, truth = make_scan(*orientation, angles, (2.0, 2.0, 2.0))
+    result = run(scan, Space("RAS", (2.5, 2.5, 1.6)))
+    assert result.label.shape == scan.grid.shape
+    assert dice(result.label > 0, truth > 0) > 0.93  # half a voxel around the rim of a small ball
+
+
+@pytest.mark.parametrize("extension", [".nii.gz", ".nrrd", ".mha"])
+@pytest.mark.parametrize("flips", [(1.0, 1.0, 1.0), (-1.0, -1.0, 1.0), (1.0, -1.0, -1.0)])
+def test_written_results_have_the_scans_grid(tmp_path, extension, flips) -> None:
+    scan, truth = make_scan((0, 2, 1), flips, (0.3, -0.2, 0.1), (1.5, 1.5, 6.0))
+    result = run(scan, choose_space([scan.grid]))
+    label_path, map_path = tmp_path / f"label{extension}", tmp_path / f"map{extension}"
+    write_volume(label_path, result.label, result.grid)
+    write_volume(map_path, result.uncertainty, result.grid)
+    label, unsure = read_label(label_path), read_scan(map_path)
+    assert label.grid.matches(scan.grid, tolerance_voxels=1e-3)
+    assert unsure.grid.matches(scan.grid, tolerance_voxels=1e-3)
+    np.testing.assert_array_equal(label.array, truth)
+    np.testing.assert_allclose(unsure.array, result.uncertainty, atol=1e-6)
+
+
+def test_a_single_image_comes_back_as_one(tmp_path) -> None:
+    flat, truth = make_scan((0, 1, 2), (-1.0, -1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 1.0, 30.0))
+    middle = flat.array.shape[2] // 2
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    grid = Grid((*flat.grid.shape[:2], 1), affine)
+    scan = Volume(flat.array[..., middle : middle + 1], grid)
+    result = segment(
+        ByIntensity(),
+        scan,
+        space=choose_space([grid]),
+        modality="mr",
+        window=(32, 32, 1),
+        labels=LABELS,
+        device=CPU,
+    )
+    np.testing.assert_array_equal(result.label, truth[..., middle : middle + 1])
+    write_volume(tmp_path / "label.png", result.label, grid)
+    np.testing.assert_array_equal(read_label(tmp_path / "label.png").array, result.label)
+
+
+def test_bands_are_numbered_from_the_most_uncertain() -> None:
+    assert bands(np.array([0.0, 0.24, 0.25, 0.49, 0.5, 1.0])).tolist() == [0, 0, 2, 2, 1, 1]
+
+
+def test_the_overlay_puts_bands_behind_the_anatomys_numbers() -> None:
+    label = np.array([0, 1, 2, 2], dtype=np.uint8)
+    unsure = np.array([0.0, 0.1, 0.3, 0.9])
+    assert overlay(label, unsure, 2).tolist() == [0, 1, 4, 3]
+
+
+@given(ORIENTATIONS)
+def test_places_lie_on_the_uncertain_voxels_in_lps(orientation) -> None:
+    scan, _ = make_scan(*orientation, (0.0, 0.0, 0.0), (2.0, 2.0, 2.0))
+    result = run(scan, choose_space([scan.grid]))
+    unsure = np.zeros(scan.grid.shape, dtype=np.float32)
+    unsure[3:6, 4:9, 10:12] = 0.9
+    unsure[20:22, 20:22, 20:22] = 0.6
+    found = rois(
+        type(result)(result.label, unsure, result.disagreement, result.confidence, result.grid),
+        LABELS,
+    )
+    assert [round(place["score"], 1) for place in found] == [27.0, 4.8]
+    middle = scan.grid.affine @ [4.0, 6.0, 10.5, 1.0]  # RAS
+    np.testing.assert_allclose(found[0]["center_mm"], [-middle[0], -middle[1], middle[2]])
+    assert sorted(found[0]["size_mm"]) == [4.0, 6.0, 10.0]
+    assert found[0]["slice"] in (10, 11)
+
+
+def test_the_summary_says_what_clients_rely_on() -> None:
+    scan, _ = make_scan((0, 1, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (2.0, 2.0, 2.0))
+    told = summary(run(scan, choose_space([scan.grid])), LABELS, version=4)
+    assert told["model_version"] == 4
+    assert told["quality"]["band"] == "accept"
+    assert told["quality"]["dice"] == pytest.approx(1.0, abs=0.01)
+    low, high = told["quality"]["interval"]
+    assert 0 <= low <= high <= 1
+    assert set(told["quality"]["per_label"]) == set(LABELS)
+
+
+def test_a_student_that_finds_nothing_asks_for_a_redo() -> None:
+    scan, _ = make_scan((0, 1, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (2.0, 2.0, 2.0))
+
+    class Nothing(nn.Module):
+        def forward(self, image: torch.Tensor) -> StudentOutput:
+            logits = torch.cat([image * 0 + 9, image * 0, image * 0], dim=1)
+            return StudentOutput(logits[:, None].expand(-1, 4, -1, -1, -1, -1), image, [])
+
+    result = segment(
+        Nothing(),
+        scan,
+        space=choose_space([scan.grid]),
+        modality="mr",
+        window=(24, 24, 24),
+        labels=LABELS,
+        device=CPU,
+    )
+    told = summary(result, LABELS, version=1)
+    assert told["quality"] == {
+        "dice": 0.0,
+        "interval": [0.0, 0.0],
+        "calibrated": False,
+        "band": "redo",
+        "per_label": {"body": None, "core": None},
+    }
+    assert told["rois"] == []
