@@ -88,7 +88,8 @@ def verified_digest(path: Path, expected: str | None) -> str:
     if expected is not None and digest != expected:
         raise WeightsError(
             f"Weights file {path} has sha256 {digest}, expected {expected}: it is damaged or "
-            "another version. Delete it and fetch it again (uncol weights fetch)."
+            "another version. Delete it if it is still there and fetch it again (uncol weights "
+            "fetch)."
         )
     return digest
 
@@ -157,7 +158,10 @@ def _download(item: Download, target: Path) -> None:
     length = partial.stat().st_size
     if item.size is not None and length != item.size:
         partial.unlink()
-        raise WeightsError(f"{item.name} arrived with {length} bytes, expected {item.size}.")
+        raise WeightsError(
+            f"{item.name} arrived with {length} bytes, expected {item.size}. Fetch it again; if "
+            "that repeats, something between here and the publisher changes the file."
+        )
     try:
         digest = verified_digest(partial, item.sha256)
     except WeightsError:

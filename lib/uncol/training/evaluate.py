@@ -9,6 +9,7 @@ import numpy as np
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from torch import from_numpy
 
+from uncol.data.labels import IGNORE_VALUE
 from uncol.types import Array
 
 
@@ -33,15 +34,24 @@ def dice(prediction: Array, truth: Array) -> float:
     return 2 * int((prediction & truth).sum()) / total if total else float("nan")
 
 
-def dice_per_label(prediction: Array, truth: Array, labels: Mapping[str, int]) -> dict[str, float]:
-    """Return each label's Dice; NaN for a label that neither map has.
+def dice_per_label(
+    prediction: Array, truth: Array, labels: Mapping[str, int], *, released: bool = False
+) -> dict[str, float]:
+    """Return each label's Dice over annotated voxels; NaN for a label that neither map has.
 
     Args:
         prediction: `(I, J, K)` label values.
-        truth: the same shape.
+        truth: the same shape; voxels of value 255 are not annotated and do not count.
         labels: name to value.
+        released: 0 where either mask is empty (trap 9).
     """
-    return {name: dice(prediction == value, truth == value) for name, value in labels.items()}
+    known = truth != IGNORE_VALUE
+    result = {}
+    for name, value in labels.items():
+        found, wanted = (prediction == value) & known, truth == value
+        empty = released and not (found.any() and wanted.any())
+        result[name] = 0.0 if empty else dice(found, wanted)
+    return result
 
 
 def scores(

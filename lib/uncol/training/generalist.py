@@ -214,7 +214,7 @@ class Generalist:
         key = hashlib.sha256(identity.encode()).hexdigest()[:32]
 
         def compute() -> Encoded:
-            region = self._region(torch.from_numpy(np.array(case.image[0])).float(), index)
+            region = self._region(case.tensor()[0], index)
             view = views.box.shrink(region[None]).to(self.device)
             encoded = self.teacher.encode(view)
             states = encoded.hidden

@@ -228,7 +228,7 @@ class Trainer:
         training = teacher.training
         teacher.eval()
         for case in self.unlabeled:
-            image = torch.from_numpy(case.image[...]).float()
+            image = case.tensor()
             answer = predict(teacher, image, self.preset.crop, device=self.device)
             mask, classes = answer.probs.argmax(dim=0), answer.probs.shape[0]
             self.generalist.prompt(case, mask, classes, answer.entropy)

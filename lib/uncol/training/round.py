@@ -204,10 +204,13 @@ def judge(
     """Return each label's mean Dice over held-out cases, through the serving code."""
     rows = []
     for case in cases:
-        image = torch.from_numpy(case.image[...]).float()
+        image = case.tensor()
         found = predict(student, image, preset.crop, device=settings.device).probs.argmax(dim=0)
         if case.label is not None:
-            rows.append(dice_per_label(found.numpy(), case.label[0], settings.labels))
+            released = MODES[settings.mode].empty_scores_zero
+            rows.append(
+                dice_per_label(found.numpy(), case.label[0], settings.labels, released=released)
+            )
     if not rows:
         return {}
     return {name: float(np.nanmean([row[name] for row in rows])) for name in settings.labels}

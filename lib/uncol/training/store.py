@@ -45,6 +45,10 @@ class TrainingCase:
     spacing_mm: tuple[float, float, float]
     low: float
 
+    def tensor(self) -> Tensor:
+        """Return the whole image `(1, I, J, K)` in memory, float32."""
+        return torch.from_numpy(np.array(self.image, dtype=np.float32))
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Working shape."""
