@@ -1,9 +1,11 @@
 """Train through the REST API on a few labels and measure Dice on unseen cases.
 
     python benchmarks/hippocampus_rest.py --data DIR [--labeled 8 --unlabeled 40 --test 40 --seed 0]
+                                          [--supervised]
 
 DIR holds images/ and labels/. The server runs with defaults. Test scans are never in its studies
-folder: they are uploaded as sessions, so no training sees them.
+folder: they are uploaded as sessions, so no training sees them. With `--supervised`, the same
+student trains for as many steps on the same labels alone, without any teacher.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from uncol.data.scan import read_label
 from uncol.demo.server import running_server
 from uncol.tasks.client import MONAILabelClient
 from uncol.training.evaluate import dice_per_label
+from uncol.training.plan import make_plan
 
 
 def main() -> None:
@@ -39,9 +42,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         studies, model_dir = Path(folder) / "studies", Path(folder) / "model"
         studies.mkdir()
-        for name in pool:
+        conf = {"teacher": "none"} if options.supervised else {}
+        for name in labeled if options.supervised else pool:
             shutil.copy(options.data / "images" / name, studies / name)
-        with running_server(studies, labels=options.labels, model_dir=model_dir) as url:
+        with running_server(studies, labels=options.labels, model_dir=model_dir, conf=conf) as url:
             client = MONAILabelClient(url)
             info = [{"name": name, "idx": value} for name, value in labels.items()]
             for name in labeled:
@@ -54,7 +58,7 @@ def main() -> None:
         "command": " ".join(["python", *sys.argv]),
         "seed": options.seed,
         "labeled": len(labeled),
-        "unlabeled": len(pool) - len(labeled),
+        "unlabeled": 0 if options.supervised else len(pool) - len(labeled),
         "test": len(test),
         "dice": float(np.mean(list(found.values()))),
         "dice_per_label": found,
@@ -75,6 +79,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--unlabeled", type=int, default=40)
     parser.add_argument("--test", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0, help="draws the cases and seeds the run")
+    parser.add_argument("--supervised", action="store_true")
     return parser.parse_args()
 
 
@@ -86,7 +91,7 @@ def case_of(name: str) -> str:
 def train(client: MONAILabelClient, options: argparse.Namespace) -> float:
     """Train and wait; returns seconds, the child's start-up included."""
     start = time.time()
-    client.train_start("uncol", {"seed": options.seed})
+    client.train_start("uncol", {"seed": options.seed, **supervised(options)})
     while True:
         time.sleep(5)
         state = client.train_status()
@@ -97,6 +102,15 @@ def train(client: MONAILabelClient, options: argparse.Namespace) -> float:
     if state["status"] != "DONE":
         raise SystemExit("\n".join(state["details"]))
     return time.time() - start
+
+
+def supervised(options: argparse.Namespace) -> dict[str, object]:
+    """Return training options that spend the semi-supervised steps on the labels alone."""
+    if not options.supervised:
+        return {}
+    steps = make_plan(options.labeled, options.unlabeled, gpu=False).steps
+    alone = make_plan(options.labeled, 0, gpu=False).steps
+    return {"labeled_only": True, "step_scale": steps / alone}
 
 
 def score(

@@ -31,8 +31,8 @@ def server(
     scan = nib.load(good)
     data = scan.get_fdata(dtype=np.float32)
     (studies / "truncated.nii.gz").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
-    (studies / "garbage.nrrd").write_bytes(b"NRRD0004\nnot really")
-    (studies / "garbage.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    (studies / "odd_nrrd.nrrd").write_bytes(b"NRRD0004\nnot really")
+    (studies / "odd_png.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     nib.save(nib.Nifti1Image(np.zeros_like(data), scan.affine), studies / "empty.nii.gz")
     holes = data.copy()
     holes[2, 3, 4] = np.nan
@@ -69,16 +69,16 @@ def good_case(studies: Path, truth: Path, place: int = 0) -> str:
     ("case", "words"),
     [
         ("truncated", "damaged"),
-        ("garbage", "damaged"),
+        ("odd_nrrd", "damaged"),
+        ("odd_png", "damaged"),
         ("empty", "every voxel has the same value"),
         ("holes", "NaN or infinite"),
     ],
 )
-def test_a_bad_scan_is_named_when_prompted(
-    server: tuple[str, Path, Path], case: str, words: str, tmp_path: Path
+def test_a_bad_scan_is_refused_when_uploaded(
+    server: tuple[str, Path, Path], case: str, words: str
 ) -> None:
     url, _, _ = server
-    # infer on the student needs a model first, so any task that reads the scan will do
     reply = requests.put(
         f"{url}/datastore/image",
         params={"image": f"copy_of_{case}"},
@@ -184,7 +184,7 @@ def test_unreadable_unlabeled_scans_are_left_out_with_the_reason(
         status = requests.get(f"{url}/train/", timeout=30).json()
     assert status["status"] == "DONE", status["details"]
     stats = requests.get(f"{url}/info/", timeout=10).json()["train_stats"]["uncol"]
-    assert {"truncated", "garbage", "empty", "holes"} <= set(stats["left_out"])
+    assert {"truncated", "odd_nrrd", "odd_png", "empty", "holes"} <= set(stats["left_out"])
     for case, words in {"holes": "NaN", "empty": "same value", "truncated": "damaged"}.items():
         reply = requests.post(f"{url}/infer/uncol", params={"image": case}, timeout=60)
         assert reply.status_code == 400
@@ -224,3 +224,24 @@ def test_wrong_settings_stop_the_start_and_list_every_mistake(
     assert "'sam9' is not one of" in text
     assert "'fast' is not one of" in text
     assert "a name stands there twice" in text
+
+
+def test_wrong_teacher_weights_are_named_and_the_server_lives_on(
+    pool: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    weights = tmp_path / "other.pth"
+    weights.write_bytes(b"no weights at all")
+    studies = tmp_path / "studies"
+    shutil.copytree(pool[0], studies)
+    conf = {"teacher_weights": str(weights)}
+    with running_server(studies, model_dir=tmp_path / "model", labels=pool[2], conf=conf) as url:
+        case = good_case(studies, pool[1])
+        reply = requests.post(
+            f"{url}/infer/uncol_prompt",
+            params={"image": case},
+            data={"params": '{"roi": [5, 20, 5, 20, 5, 15]}'},
+            timeout=120,
+        )
+        assert reply.status_code == 503
+        assert "other.pth" in reply.json()["detail"]
+        assert requests.get(f"{url}/info/", timeout=30).ok

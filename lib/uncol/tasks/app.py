@@ -138,10 +138,8 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
 
     def on_init_complete(self) -> None:
         """Mend the server and start its timers."""
-        # children inherit these: they read the index, only the server writes it; and their threads
-        # sleep when they wait, or training and infer together would spin each other to a standstill
+        # children inherit this: they read the index, only the server writes it
         os.environ["MONAI_LABEL_DATASTORE_READ_ONLY"] = "true"
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         mend_server(self)
         super().on_init_complete()
 

@@ -87,7 +87,7 @@ class Trainer:
             preset: crop size, batch and optimizer.
             plan: the budget.
             labeled: annotated cases, at least one.
-            unlabeled: other cases; with none, stage 2 treats the annotated ones as both.
+            unlabeled: other cases; with none, stage 2 mixes annotated crops with each other.
             generalist: the frozen teacher, all labeled and unlabeled cases looked at, or None.
             mode: which released behaviours to reproduce.
             device: where the student trains.
@@ -96,7 +96,7 @@ class Trainer:
         self.preset = preset
         self.plan = plan
         self.labeled = labeled
-        self.unlabeled = unlabeled or labeled
+        self.unlabeled = unlabeled
         self.generalist = generalist
         self.mode = mode
         self.device = device
@@ -129,7 +129,8 @@ class Trainer:
 
     def _finetune(self) -> Iterator[Step]:
         state, total, half = self.state, self.plan.finetune_steps, max(1, self.preset.batch // 2)
-        annotated, others = self._source(self.labeled), self._source(self.unlabeled)
+        annotated = self._source(self.labeled)
+        others = self._source(self.unlabeled or self.labeled)
         optimizer = self._optimizer(stage=2)
         if self.mode.teacher_trains:
             state.teacher.train()
@@ -139,20 +140,20 @@ class Trainer:
             self._set_rate(optimizer, step, total)
             labeled = annotated.draw(half, semantic=False)
             unlabeled = others.draw(half, semantic=False)
-            pseudo = self._pseudo_label(unlabeled, step)
+            crops, trust = self._targets(unlabeled, step)
             with fast_arithmetic(self.device):
                 losses = finetune(
                     state.student,
                     state.adapters,
                     _to(labeled.crops, self.device),
-                    with_pseudo_label(_to(unlabeled.crops, self.device), pseudo),
+                    crops,
                     self._mask(half),
                 )
             self._update(optimizer, losses)
             if not self.mode.freeze_teacher_in_stage2:
                 self._follow(self.plan.pretrain_steps + step + 1)
             number = self.plan.pretrain_steps + step + 1
-            yield Step(2, number, losses.parts, trust_shares(pseudo))
+            yield Step(2, number, losses.parts, trust)
 
     def _source(self, cases: Sequence[TrainingCase]) -> CropSource:
         crop, patch = self.preset.crop, self.preset.spec.patch
@@ -197,6 +198,14 @@ class Trainer:
             momentum=MOMENTUM,
             buffers=not self.mode.teacher_trains,
         )
+
+    def _targets(self, drawn: Drawn, step: int) -> tuple[Crops, dict[str, float]]:
+        """Give unlabeled crops their pseudo-label; annotated ones keep their annotation."""
+        crops = _to(drawn.crops, self.device)
+        if not self.unlabeled:
+            return crops, {}
+        pseudo = self._pseudo_label(drawn, step)
+        return with_pseudo_label(crops, pseudo), trust_shares(pseudo)
 
     @torch.no_grad()
     def _pseudo_label(self, drawn: Drawn, step: int) -> PseudoLabel:

@@ -2,8 +2,8 @@
 
 | | CPU | GPU |
 |---|---|---|
-| stage 1 steps | 300 + 12 a labeled case, to 800 | 2,000 + 250 a labeled case, to 15,000 |
-| stage 2 steps | 350 + 2 a case of the pool, to 2,000 | 4,000 + 50 a case, to 15,000 |
+| stage 1 steps | 220 + 8 a labeled case, to 800 | 2,000 + 250 a labeled case, to 15,000 |
+| stage 2 steps | 220 + 2 a case of the pool, to 2,000 | 4,000 + 50 a case, to 15,000 |
 | generalist | 6 slices a labeled case (at most 96 in all), 2 an unlabeled one (at most 96) | all |
 
 The first rounds have few cases and stay short; a later round, with more to learn from, may take
@@ -57,8 +57,8 @@ def make_plan(labeled: int, unlabeled: int, *, gpu: bool, scale: float = 1.0) ->
         finetune = min(4000 + 50 * pool, 15_000)
         slices = (EVERY_SLICE, EVERY_SLICE)
     else:
-        pretrain = min(300 + 12 * labeled, 800)
-        finetune = min(350 + 2 * pool, 2000)
+        pretrain = min(220 + 8 * labeled, 800)
+        finetune = min(220 + 2 * pool, 2000)
         slices = (_share(96, labeled, 6), _share(96, unlabeled, 2))
     pretrain, finetune = (max(1, round(n * scale)) for n in (pretrain, finetune))
     return Plan(pretrain, finetune, *slices, prompt_every=max(1, -(-finetune // 2)))
