@@ -170,7 +170,7 @@ def make_trainer(tiny_preset, make_case):
         others = others if unlabeled else []
         if generalist is not None:
             for case in labeled + others:
-                generalist.look(case, views, on_view=lambda: None)
+                generalist.look(case, views)
             for case in labeled:
                 mask = torch.from_numpy(case.label[0]).long()
                 generalist.prompt(case, mask, labels + 1, None)

@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from uncol.data.frame import Frame
+from uncol.data.frame import Frame, Space
 from uncol.data.preprocess import prepare
 from uncol.data.scan import LPS_TO_RAS, Grid, Volume
 from uncol.inference.predict import Prediction, Shape, predict
@@ -48,7 +48,7 @@ def segment(
     student: nn.Module,
     scan: Volume,
     *,
-    space: Any,
+    space: Space,
     modality: str,
     window: Shape,
     labels: Mapping[str, int],
@@ -59,7 +59,7 @@ def segment(
     Args:
         student: the student, in evaluation mode, on `device`.
         scan: the scan as read.
-        space: the model's `Space`.
+        space: the model's space.
         modality: the model's intensity normalization.
         window: the model's window.
         labels: name to value.

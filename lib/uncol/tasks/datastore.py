@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, LocalDatastore
-from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from uncol.data.cases import Case
 from uncol.data.labels import map_label, segment_values
@@ -48,14 +48,6 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         self._guard = threading.RLock()
         self._frozen = bool(options.get("read_only"))
         super().__init__(folder, **options)
-
-    def case(self, name: str) -> Case:
-        """Return a case with its submitted label, if it has one."""
-        label = self.get_label_uri(name, DefaultLabelTag.FINAL)
-        info = self.get_label_info(name, DefaultLabelTag.FINAL).get("label_info", [])
-        segments = {str(entry["name"]): int(entry["idx"]) for entry in info if "idx" in entry}
-        image = Path(self.get_image_uri(name))
-        return Case(name, image, Path(label) if label else None, segments if label else {})
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Add a scan after checking that it can be read.
@@ -83,8 +75,7 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         """
         check_name(image_id, "image id")
         check_name(label_tag, "label tag")
-        item = self._datastore.objects.get(image_id)
-        if item is None:
+        if image_id not in self._datastore.objects:
             raise RequestError(
                 f"There is no case '{image_id}' in the studies folder. "
                 "Fetch it with Next Sample, or upload the scan first."
@@ -102,6 +93,8 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
             with self._guard, FileLock(self._lock_file):
                 self._replace(image_id, label_tag, partial, target)
                 info.update(ts=int(time.time()), name=target.name)
+                # looked up here, not before: the folder's watcher may have replaced the index
+                item = self._datastore.objects[image_id]
                 item.labels[label_tag] = DataModel(info=info, ext=extension)
                 self._update_datastore_file(lock=False)
         except OSError as error:
@@ -160,6 +153,10 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         with self._guard:
             super().refresh()
 
+    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
+        with self._guard:  # the folder's watcher calls it from a thread of its own
+            super()._init_from_datastore_file(throw_exception)
+
     def _to_id(self, file: str) -> tuple[str, str]:
         patterns = [pattern.replace("*", "") for pattern in self._extensions]
         fitting = [end for end in (*patterns, file_extension(file)) if end and file.endswith(end)]
@@ -183,6 +180,18 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         finally:
             partial.unlink(missing_ok=True)
         self._config_ts = path.stat().st_mtime
+
+
+def case_of(store: Datastore, name: str) -> Case:
+    """Return a case of any datastore, with its submitted label if it has one."""
+    image = Path(store.get_image_uri(name))
+    label = store.get_label_by_image_id(name, DefaultLabelTag.FINAL)
+    if not label:
+        return Case(name, image)
+    info = store.get_label_info(label, DefaultLabelTag.FINAL).get("label_info", [])
+    segments = {str(entry["name"]): int(entry["idx"]) for entry in info if "idx" in entry}
+    path = Path(store.get_label_uri(label, DefaultLabelTag.FINAL))
+    return Case(name, image, path, segments)
 
 
 def check_name(name: str, kind: str) -> None:

@@ -99,6 +99,7 @@ class PromptTask(InferTask):  # type: ignore[misc]
                 prompt,
                 self._encoder(scan, Path(request["image"]), device),
             )
+            self.cache.trim()
         params = {
             "label_names": {label: 1},
             "latencies": {"total": round(time.time() - start, 2)},

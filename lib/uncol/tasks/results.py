@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,9 +52,16 @@ def write_json_result(value: object) -> str:
 
 
 def temporary(extension: str) -> str:
-    """Return the path of a new temporary file; the server deletes it after answering."""
-    with tempfile.NamedTemporaryFile(suffix=extension, prefix="uncol-", delete=False) as stream:
-        return stream.name
+    """Return the path of a new temporary file; the server deletes it after answering.
+
+    The files lie in a folder of their own: MONAI Label's client saves an answer under the same
+    name in its temporary folder, and on the same machine the server would delete that one.
+    """
+    folder = Path(tempfile.gettempdir()) / "uncol-results"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    number, name = tempfile.mkstemp(suffix=extension, prefix="uncol-", dir=folder)
+    os.close(number)
+    return name
 
 
 def truth(value: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.utils.others.generic import name_to_device
 
@@ -12,7 +13,6 @@ from uncol.data.scan import read_label, read_scan
 from uncol.errors import RequestError, ScanError
 from uncol.inference.outputs import segment, summary
 from uncol.selection.scores import Score, ScoreFile
-from uncol.tasks.datastore import UncolDatastore
 from uncol.tasks.served import ServedStudent
 from uncol.training.evaluate import dice_per_label, mean_of
 
@@ -25,7 +25,7 @@ class UncolScoring(ScoringMethod):  # type: ignore[misc]
         super().__init__("Estimated quality and uncertainty of every unlabeled case")
         self.served = served
 
-    def __call__(self, request: Mapping[str, Any], datastore: UncolDatastore) -> dict[str, Any]:
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Score; returns how many were scored, skipped as done, and left out with the reason."""
         served = self.served.get(name_to_device(request.get("device")))
         manifest = served.manifest
@@ -66,7 +66,7 @@ class DiceScoring(ScoringMethod):  # type: ignore[misc]
         super().__init__("Dice of two label tags, per label")
         self.labels = labels
 
-    def __call__(self, request: Mapping[str, Any], datastore: UncolDatastore) -> dict[str, Any]:
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Compare tags `y_pred` (default `original`) and `y` (default `final`) of each case.
 
         Raises:

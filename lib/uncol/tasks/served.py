@@ -61,11 +61,6 @@ class ServedStudent:
                 self._loaded[device] = served
         return served
 
-    def ready(self) -> bool:
-        """Say whether there is a version that fits the app's labels."""
-        version = self.store.current()
-        return version is not None and self.store.manifest(version).labels == self.labels
-
     def _load(self, version: int, device: str) -> Served:
         student, manifest = self.store.load(version)
         if manifest.labels != self.labels:

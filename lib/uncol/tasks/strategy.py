@@ -8,11 +8,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from uncol.selection.scores import ScoreFile
 from uncol.selection.strategies import STRATEGIES, Ranking
-from uncol.tasks.datastore import UncolDatastore
 from uncol.training.versions import ModelStore
 
 LEASE_S = 30 * 60  # how long a served case is kept from other clients
@@ -48,7 +48,7 @@ class UncolStrategy(Strategy):  # type: ignore[misc]
         self._leases = leases
         self._anonymous = itertools.count()
 
-    def __call__(self, request: Mapping[str, Any], datastore: UncolDatastore) -> dict[str, Any]:
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Return the next case for a client, with score, rank and reason; {} when all are done."""
         client = str(request.get("client_id") or f"anonymous {next(self._anonymous)}")
         seed = int(request.get("seed", 0))
@@ -75,7 +75,7 @@ class ViewerRandom(Strategy):  # type: ignore[misc]
         super().__init__(random.description)
         self._random, self._uncol = random, uncol
 
-    def __call__(self, request: Mapping[str, Any], datastore: UncolDatastore) -> dict[str, Any]:
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Return the next case."""
         chosen = self._random if request.get("client_id") else self._uncol
         return chosen(request, datastore)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.utils import processes
 from monailabel.utils.others.generic import device_list, name_to_device
@@ -15,7 +16,7 @@ from monailabel.utils.others.generic import device_list, name_to_device
 from uncol.data.cases import HELD_OUT_FROM
 from uncol.errors import RequestError, UncolError
 from uncol.settings import Settings
-from uncol.tasks.datastore import UncolDatastore
+from uncol.tasks.datastore import case_of
 from uncol.tasks.results import truth
 from uncol.training.evaluate import mean_of
 from uncol.training.progress import ProgressFile, read_stats
@@ -54,7 +55,7 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
             stats["phase"] = "stopped"
         return stats
 
-    def check(self, request: Mapping[str, Any], datastore: UncolDatastore) -> None:
+    def check(self, request: Mapping[str, Any], datastore: Datastore) -> None:
         """Refuse at once what would only fail later in the child.
 
         Raises:
@@ -99,12 +100,12 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
             labeled_only=truth(request.get("labeled_only", False)),
         )
 
-    def __call__(self, request: Mapping[str, Any], datastore: UncolDatastore) -> dict[str, Any]:
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Train and publish; returns the last state."""
         os.nice(NICENESS)
         progress = ProgressFile(self.stats_path, self.folder / "runs")
         try:
-            cases = [datastore.case(name) for name in datastore.list_images()]
+            cases = [case_of(datastore, name) for name in datastore.list_images()]
             outcome = train_round(cases, self.options(request), progress)
         except UncolError as error:
             progress.finish("failed", error=str(error))

@@ -108,10 +108,10 @@ class Generalist:
         self.generator = generator
         self._seen: dict[str, Seen] = {}
 
-    def look(self, case: TrainingCase, count: int, *, on_view: Callable[[], None]) -> None:
+    def look(self, case: TrainingCase, count: int) -> None:
         """Encode up to `count` evenly spread views of a case, or fetch them from the cache."""
         views = self._views(case, count)
-        encoded = [self._encoded(case, views, index, on_view) for index in views.indices]
+        encoded = [self._encoded(case, views, index) for index in views.indices]
         hidden = tuple(
             views.stack(torch.stack([e.hidden[level][0] for e in encoded])).half()
             for level in range(len(self.teacher.hidden_channels))
@@ -136,7 +136,7 @@ class Generalist:
         seen = self._seen[case.name]
         probs, tokens = [], []
         for index in seen.views.indices:
-            encoded = self._encoded(case, seen.views, index, lambda: None)
+            encoded = self._encoded(case, seen.views, index)
             targets = class_masks(self._region(mask, index), classes)
             unsure = None if uncertainty is None else self._region(uncertainty, index)
             answer = prompt_view(
@@ -205,9 +205,7 @@ class Generalist:
     def _region(self, volume: Tensor, index: int) -> Tensor:
         return volume if self.axis is None else slices_along(volume, self.axis, [index])[0]
 
-    def _encoded(
-        self, case: TrainingCase, views: Views, index: int, on_view: Callable[[], None]
-    ) -> Encoded:
+    def _encoded(self, case: TrainingCase, views: Views, index: int) -> Encoded:
         identity = (
             f"{case.key} {self.axis} {index} {self.teacher.fingerprint} {self.mode.raw_hidden}"
         )
@@ -220,7 +218,6 @@ class Generalist:
             states = encoded.hidden
             if self.mode.raw_hidden:
                 states = self.teacher.encode(view, raw=True).hidden
-            on_view()
             return Encoded(encoded.image, tuple(_pool(state) for state in states))
 
         return self.cache.get(key, compute)
@@ -255,7 +252,7 @@ def _agreement(generalist: Generalist, cases: Iterable[TrainingCase]) -> float:
     for case in cases:
         if case.label is None:
             continue
-        generalist.look(case, 1, on_view=lambda: None)
+        generalist.look(case, 1)
         label = torch.from_numpy(case.label[0])
         label = torch.where(label == 255, torch.zeros_like(label), label)
         classes = int(label.max()) + 1

@@ -311,7 +311,7 @@ def _generalist(
     for done, case in enumerate((*prepared.labeled, *prepared.unlabeled), start=1):
         reporter.phase(f"generalized teacher looks at case {done} of {total}")
         slices = plan.labeled_slices if case.label is not None else plan.unlabeled_slices
-        generalist.look(case, slices, on_view=lambda: None)
+        generalist.look(case, slices)
         if case.label is not None:
             known = torch.from_numpy(case.label[0])
             known = torch.where(known < classes, known, torch.zeros_like(known))

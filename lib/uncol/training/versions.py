@@ -142,7 +142,8 @@ class ModelStore:
             parent.mkdir(parents=True, exist_ok=True)
             with FileLock(str(self.folder / ".lock")):
                 version = max(self.versions(), default=0) + 1
-                shutil.rmtree(partial, ignore_errors=True)
+                for left_over in parent.glob(".partial-*"):  # of a publisher that was killed
+                    shutil.rmtree(left_over, ignore_errors=True)
                 partial.mkdir()
                 state = {k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()}
                 safetensors.torch.save_file(state, partial / WEIGHTS)

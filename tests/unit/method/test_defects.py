@@ -176,7 +176,7 @@ def test_trap_06_both_distillation_paths_see_the_same_intensities(
     case = make_case()
     case = replace(case, image=case.image * 30 + 7)
     generalist = make_generalist(teacher, mode=mode)
-    generalist.look(case, 1, on_view=lambda: None)
+    generalist.look(case, 1)
     known = generalist.knowledge(
         case, CropMap((16,) * 3, torch.eye(3), torch.zeros(3)), (4,) * 3, semantic=False
     )

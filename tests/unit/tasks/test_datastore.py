@@ -9,7 +9,7 @@ import pytest
 from uncol.data.scan import read_label
 from uncol.errors import LabelError, RequestError, ScanError, StorageError
 from uncol.tasks import datastore as module
-from uncol.tasks.datastore import UncolDatastore
+from uncol.tasks.datastore import UncolDatastore, case_of
 
 LABELS = {"a": 1, "b": 2}
 EXTENSIONS = ("*.nii.gz", "*.nii", "*.nrrd", "*.png")
@@ -40,8 +40,8 @@ def label(tmp_path):
 def test_a_submitted_label_counts_at_once(store, label) -> None:
     store.save_label("one", label, "final", {})
     assert store.get_labeled_images() == ["one"]
-    assert store.case("one").segments == LABELS
-    assert store.case("two").label is None
+    assert case_of(store, "one").segments == LABELS
+    assert case_of(store, "two").label is None
 
 
 def test_an_overwritten_label_in_another_format_replaces_the_first(store, label, tmp_path) -> None:

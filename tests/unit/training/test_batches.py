@@ -84,7 +84,7 @@ def test_knowledge_comes_along_and_semantic_tokens_only_when_asked(
     make_case, stub_teacher, make_generalist
 ):
     generalist, case = make_generalist(stub_teacher(3)), make_case()
-    generalist.look(case, 1, on_view=lambda: None)
+    generalist.look(case, 1)
     generalist.prompt(case, torch.from_numpy(case.label[0]).long(), 2, None)
     drawer = source([case], generalist=generalist)
     known = drawer.draw(3, semantic=True).crops.knowledge

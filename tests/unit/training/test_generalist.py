@@ -12,10 +12,6 @@ def whole(shape):
     return CropMap(shape, torch.eye(3), torch.zeros(3))
 
 
-def nothing():
-    pass
-
-
 def the_label(case):
     return torch.from_numpy(case.label[0]).long()
 
@@ -26,7 +22,7 @@ def test_probabilities_lie_on_the_slices_that_were_seen(
 ):
     generalist = make_generalist(stub_teacher(2), axis=axis)
     case = make_case(shape=(12, 14, 16))
-    generalist.look(case, 4, on_view=nothing)
+    generalist.look(case, 4)
     generalist.prompt(case, the_label(case), 2, None)
     probs, exists = generalist.probs(case.name, whole(case.shape), 2)
     size = case.shape[axis]
@@ -43,7 +39,7 @@ def test_a_3d_teacher_sees_every_slice_in_one_view(stub_teacher, make_case, make
     teacher = stub_teacher(3)
     generalist = make_generalist(teacher)
     case = make_case(shape=(10, 16, 12))
-    generalist.look(case, 5, on_view=nothing)
+    generalist.look(case, 5)
     generalist.prompt(case, the_label(case), 2, None)
     probs, exists = generalist.probs(case.name, whole(case.shape), 2)
     assert len(teacher.encoded) == 1
@@ -59,7 +55,7 @@ def test_a_case_that_was_not_prompted_has_no_probability(stub_teacher, make_case
     case = make_case()
     for looked in (False, True):
         if looked:
-            generalist.look(case, 2, on_view=nothing)
+            generalist.look(case, 2)
         probs, exists = generalist.probs(case.name, whole((4, 4, 4)), 3)
         assert probs.shape == (2, 4, 4, 4)
         assert not exists.any()
@@ -68,7 +64,7 @@ def test_a_case_that_was_not_prompted_has_no_probability(stub_teacher, make_case
 def test_outside_the_scan_the_generalist_says_nothing(stub_teacher, make_case, make_generalist):
     generalist = make_generalist(stub_teacher(2))
     case = make_case()
-    generalist.look(case, 16, on_view=nothing)
+    generalist.look(case, 16)
     generalist.prompt(case, the_label(case), 2, None)
     place = CropMap((8, 8, 8), torch.eye(3), torch.tensor([-4.0, 12.0, 4.0]))
     _, exists = generalist.probs(case.name, place, 2)
@@ -94,7 +90,7 @@ def test_states_are_sampled_where_the_crop_lies(stub_teacher, make_case, make_ge
     case = make_case()
     ramp = np.linspace(-1, 1, 16)[:, None, None] + np.zeros((16, 16, 16))
     case = replace(case, image=ramp[None].astype(np.float16), low=-1.0)
-    generalist.look(case, 16, on_view=nothing)
+    generalist.look(case, 16)
     place = CropMap((8, 8, 8), torch.eye(3), torch.tensor([4.0, 4.0, 4.0]))
     known = generalist.knowledge(case, place, (2, 2, 2), semantic=False)
     expected = [np.interp(i, range(16), np.linspace(-1, 1, 16)) for i in (5.5, 9.5)]
@@ -106,7 +102,7 @@ def test_states_are_sampled_where_the_crop_lies(stub_teacher, make_case, make_ge
 def test_tokens_far_from_any_seen_slice_are_not_valid(stub_teacher, make_case, make_generalist):
     generalist = make_generalist(stub_teacher(2))
     case = make_case()
-    generalist.look(case, 1, on_view=nothing)  # slice 8
+    generalist.look(case, 1)  # slice 8
     known = generalist.knowledge(case, whole(case.shape), (4, 4, 8), semantic=False)
     # tokens are 2 slices long, their centres at 0.5, 2.5 ... 6.5, 8.5 ...; 1.5 slices is near
     assert known.valid[0, 0, 0, 0].tolist() == [0, 0, 0, 1, 1, 0, 0, 0]
@@ -115,7 +111,7 @@ def test_tokens_far_from_any_seen_slice_are_not_valid(stub_teacher, make_case, m
 def test_tokens_outside_the_scan_are_not_valid(stub_teacher, make_case, make_generalist):
     generalist = make_generalist(stub_teacher(3))
     case = make_case()
-    generalist.look(case, 1, on_view=nothing)
+    generalist.look(case, 1)
     place = CropMap((8, 8, 8), torch.eye(3), torch.tensor([12.0, 0.0, 0.0]))
     known = generalist.knowledge(case, place, (2, 2, 2), semantic=False)
     assert known.valid[0, 0, :, 0, 0].tolist() == [1, 0]
@@ -126,7 +122,7 @@ def test_semantic_tokens_are_there_after_an_annotation_was_prompted(
 ):
     generalist = make_generalist(stub_teacher(2))
     case = make_case(labels=2)
-    generalist.look(case, 4, on_view=nothing)
+    generalist.look(case, 4)
     assert generalist.knowledge(case, whole((16,) * 3), (4,) * 3, semantic=True).semantic is None
     generalist.prompt(case, the_label(case), 3, torch.zeros(16, 16, 16))
     assert generalist.knowledge(case, whole((16,) * 3), (4,) * 3, semantic=True).semantic is None
@@ -136,25 +132,26 @@ def test_semantic_tokens_are_there_after_an_annotation_was_prompted(
     assert generalist.knowledge(case, whole((16,) * 3), (4,) * 3, semantic=False).semantic is None
 
 
-def test_every_new_view_is_reported_once(stub_teacher, make_case, make_generalist):
-    generalist, seen = make_generalist(stub_teacher(2)), []
-    generalist.look(make_case(), 4, on_view=lambda: seen.append(1))
-    generalist.look(make_case(), 4, on_view=lambda: seen.append(1))
-    assert len(seen) == 4
+def test_every_view_is_encoded_once(stub_teacher, make_case, make_generalist):
+    teacher = stub_teacher(2)
+    generalist = make_generalist(teacher)
+    generalist.look(make_case(), 4)
+    generalist.look(make_case(), 4)
+    assert len(teacher.encoded) == 4
 
 
 def test_another_teacher_s_embeddings_are_not_taken(stub_teacher, make_case, make_generalist):
     first, second = stub_teacher(2), stub_teacher(2)
     second.fingerprint = "stub v2"
     for teacher in (first, second):
-        make_generalist(teacher).look(make_case(), 3, on_view=nothing)
+        make_generalist(teacher).look(make_case(), 3)
     assert len(first.encoded) == len(second.encoded) == 3
 
 
 def test_the_teacher_is_not_asked_for_gradients(stub_teacher, make_case, make_generalist):
     teacher = stub_teacher(2)
     generalist = make_generalist(teacher)
-    generalist.look(make_case(), 4, on_view=nothing)
+    generalist.look(make_case(), 4)
     known = generalist.knowledge(make_case(), whole((16,) * 3), (4,) * 3, semantic=False)
     assert not any(level.requires_grad for level in known.hidden)
 
