@@ -68,10 +68,15 @@ def test_adapters_train_along_with_the_student(make_trainer, stub_teacher, make_
     assert not torch.equal(before[1], after[1])
 
 
-def test_without_unlabeled_cases_the_annotated_ones_stand_for_them(make_trainer):
+def test_without_unlabeled_cases_annotations_are_mixed_and_nothing_is_guessed(
+    make_trainer, monkeypatch
+):
     trainer = make_trainer(unlabeled=False)
-    assert [case.name for case in trainer.unlabeled] == ["a"]
-    assert len(list(trainer.run())) == 3
+    monkeypatch.setattr(trainer, "_pseudo_label", lambda *_: pytest.fail("no pseudo-label needed"))
+    steps = list(trainer.run())
+    assert [step.stage for step in steps][-1] == 2
+    assert all(step.trust == {} for step in steps)
+    assert "pseudo" in steps[-1].losses
 
 
 def test_the_generalist_is_prompted_anew_only_now_and_then(
