@@ -14,7 +14,7 @@ ONCE ?=
 COMPILE := --python-version 3.11 --no-header --no-annotate --no-emit-index-url
 CONF := $(if $(LABELS),--conf labels $(LABELS))
 
-.PHONY: demo test test-all serve lint bench lock clean
+.PHONY: demo test serve lint bench lock clean
 
 demo: $(VENV)/.ready
 	$(BIN)/uncol demo $(if $(STUDIES),--studies "$(STUDIES)") $(if $(LABELS),--labels "$(LABELS)") $(if $(ONCE),--once)
@@ -45,11 +45,13 @@ clean:
 	rm -rf $(VENV) demo-out
 
 # uv installs in a minute what takes pip five, but leaves out the console command and the plug-ins
-# of MONAI Label's wheel (its data folder is misnamed); pip adds them in seconds.
+# of MONAI Label's wheel (its data folder is misnamed); pip adds them in seconds. sam2, which MONAI
+# Label's wheel requires, is compiled against torch; the constraint keeps it from fetching another.
 $(VENV)/.ready: requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q uv
-	$(BIN)/uv pip install -q --python $(BIN)/python -r requirements.txt
+	grep '^torch==' requirements.txt > $(VENV)/build.txt
+	SAM2_BUILD_CUDA=0 $(BIN)/uv pip install -q --python $(BIN)/python --build-constraints $(VENV)/build.txt -r requirements.txt
 	$(BIN)/python -m pip install -q --no-deps --force-reinstall monailabel==0.8.5
 	touch $@
 

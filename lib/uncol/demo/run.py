@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from uncol.data.scan import file_extension
@@ -22,6 +29,7 @@ from uncol.demo.session import Annotated, Annotator, Result
 from uncol.errors import RequestError
 
 FIRST, SECOND, JUDGED = 6, 2, 10  # cases annotated before and after training; cases judged on
+PROMPTED = 4  # of the judged cases on which the foundation model shows what was there before
 POOL = 30
 MOST = 48  # cases taken from a folder of one's own
 PORT = 8000  # where OHIF's panel looks by default
@@ -73,8 +81,9 @@ def run_demo(studies: Path | None, labels: str | None, *, once: bool, out: Path)
             stats = _train(annotator, progress)
             after = _annotate(annotator, SECOND, "annotating with the new model", progress)
             results = _judge(annotator, progress)
+            prompted = _prompt(annotator, [r.case for r in results[:PROMPTED]], progress)
             progress.stop()
-            _report(console, names, before, after, results, stats)
+            _report(console, names, (before, after), (prompted, results), stats)
             minutes = (time.monotonic() - start) / 60
             picture = write_page(out / "page.html", results, names, _sentence(results, minutes))
             console.print(f"Pictures: {out / 'page.html'} and {picture}  ({minutes:.1f} minutes)")
@@ -146,22 +155,36 @@ def _judge(annotator: Annotator, progress: Progress) -> list[Result]:
     return results
 
 
+def _prompt(
+    annotator: Annotator, cases: Sequence[str], progress: Progress
+) -> list[dict[str, float]]:
+    task = progress.add_task("the foundation model on some of them", total=len(cases))
+    dices = []
+    for case in cases:
+        dices.append(annotator.prompted_dice(case))
+        progress.advance(task)
+    return dices
+
+
 def _report(
     console: Console,
     labels: Mapping[str, int],
-    before: Sequence[Annotated],
-    after: Sequence[Annotated],
-    results: Sequence[Result],
+    annotated: tuple[Sequence[Annotated], Sequence[Annotated]],
+    judged: tuple[Sequence[Mapping[str, float]], Sequence[Result]],
     stats: Mapping[str, Any],
 ) -> None:
+    before, after = annotated
+    prompted, results = judged
     table = Table(title="Mean Dice against the true labels")
     table.add_column("")
     for name in (*labels, "mean", "cases"):
         table.add_column(name, justify="right")
     rows = {
-        "first masks, foundation model with boxes": [a.dice for a in before],
-        "first masks after training, no prompt": [a.dice for a in after],
-        "student on cases never labeled, no prompt": [r.dice for r in results],
+        "annotated before training: boxes": [a.dice for a in before],
+        "annotated after training: student": [a.dice for a in after],
+        "never labeled, before: boxes": prompted,
+        "never labeled, after: student, same": [r.dice for r in results[: len(prompted)]],
+        "never labeled, after: student, all": [r.dice for r in results],
     }
     for title, dices in rows.items():
         means = [float(np.nanmean([dice[name] for dice in dices])) for name in labels]
@@ -209,7 +232,7 @@ def _progress(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description:<58}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total}"),
+        MofNCompleteColumn(),
         TimeElapsedColumn(),
         console=console,
     )

@@ -84,7 +84,7 @@ def _wait(child: subprocess.Popen[bytes], url: str, log: Path) -> None:
         try:
             if requests.get(f"{url}/info/", timeout=10).ok:
                 return
-        except requests.ConnectionError:
+        except requests.RequestException:
             time.sleep(0.5)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-SHOWN_LINES:])
     raise UncolError(f"The server did not come up at {url}. The end of {log}:\n{tail}")

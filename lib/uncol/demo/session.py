@@ -126,6 +126,11 @@ class Annotator:
             case, scan, truth, label, uncertainty, found, params["uncol"]["quality"]["dice"]
         )
 
+    def prompted_dice(self, case: str) -> dict[str, float]:
+        """Return the Dice of the foundation model, given a perfect box a label."""
+        truth = self._truth(case)
+        return dice_per_label(self._prompted(case, truth), truth, self.labels)
+
     def _has_model(self) -> bool:
         return "model_version" in self.client.info()["train_stats"]["uncol"]
 
