@@ -29,7 +29,7 @@ def test_upstream_endpoints_still_block_the_event_loop() -> None:
 def test_upstream_datastore_still_joins_tags_unchecked() -> None:
     from monailabel.datastore.local import LocalDatastore
 
-    assert "check" not in inspect.getsource(LocalDatastore.save_label)
+    assert "label_path(label_tag)" in inspect.getsource(LocalDatastore.save_label)
     assert "shutil.copy(" in inspect.getsource(LocalDatastore.save_label)
 
 

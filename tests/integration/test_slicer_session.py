@@ -138,8 +138,12 @@ def test_stopping_a_training_leaves_the_served_model(live: Any, client: Any) -> 
     before = client.info()["train_stats"]["uncol"]["model_version"]
     client.train_start("uncol", {"step_scale": 5.0})
     end = time.monotonic() + 120
-    while time.monotonic() < end and client.info()["train_stats"]["uncol"].get("epoch", 0) < 1:
+    running = False
+    while time.monotonic() < end and not running:
         time.sleep(1)
+        stats = client.info()["train_stats"]["uncol"]
+        running = "total_time" not in stats and stats["epoch"] >= 1
+    assert running
     client.train_stop()
     stats = client.info()["train_stats"]["uncol"]
     assert "total_time" in stats  # else viewers show a training that never ends

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -70,13 +70,21 @@ def unblock(api: FastAPI) -> None:
     Defect: all endpoints are `async def` around blocking code, so one infer stops every other
     request, progress and stop of a training included.
     """
-    for route in api.routes:
-        if not isinstance(route, APIRoute) or getattr(route.endpoint, "in_thread", False):
-            continue
+    for route in _api_routes(api.routes):
         # the DICOM proxy awaits the request's body, which only the event loop can
-        if route.endpoint.__module__ != "monailabel.endpoints.proxy":
+        proxied = route.endpoint.__module__ == "monailabel.endpoints.proxy"
+        if not proxied and not getattr(route.endpoint, "in_thread", False):
             route.endpoint = route.dependant.call = _in_thread(route.endpoint)
             route.app = request_response(route.get_route_handler())
+
+
+def _api_routes(routes: Iterable[Any]) -> Iterator[APIRoute]:
+    """Return all API routes; newer FastAPI keeps included routers whole and reads them later."""
+    for route in routes:
+        if isinstance(route, APIRoute):
+            yield route
+        elif hasattr(route, "original_router"):
+            yield from _api_routes(route.original_router.routes)
 
 
 def check_before_training(app: UncolApp) -> None:
