@@ -13,7 +13,7 @@ from uncol.data.scan import Volume
 CT_WINDOW_HU = (-200.0, 300.0)  # soft tissue with room on both sides
 CT_AIR_HU = -500.0  # no MR scan goes this low; any CT with air does
 MR_PERCENTILES = (0.005, 0.995)
-MAX_SAMPLES = 1_000_000  # torch.quantile refuses more than 16 M values, and 1 M is plenty
+MAX_SAMPLES = 100_000  # values for a percentile; sorting a million takes a tenth of a second
 
 
 @dataclass(frozen=True)
