@@ -17,6 +17,11 @@ from uncol.errors import LabelError, ScanError, StorageError, UncolError
 from uncol.types import Array
 
 NIFTI = (".nii", ".nii.gz")
+# what nibabel and SimpleITK raise on a damaged file; MemoryError by absurd sizes in its header
+DAMAGED = (
+    *(OSError, EOFError, ValueError, RuntimeError, MemoryError, zlib.error),
+    *(ImageFileError, WrapStructError, HeaderDataError),
+)
 # ITK keeps physical space in LPS+, we (and nibabel) in RAS+.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 RGB_TO_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601 luma
@@ -118,9 +123,7 @@ def read_grid(path: str | Path, *, case: str) -> Grid:
             reader.SetFileName(str(source))
             reader.ReadImageInformation()
             shape, affine = reader.GetSize(), _affine_from_itk(reader)
-    except (OSError, EOFError, ValueError, RuntimeError, zlib.error) as error:
-        raise ScanError(_damaged("scan", case, source, error)) from error
-    except (ImageFileError, WrapStructError, HeaderDataError, MemoryError) as error:
+    except DAMAGED as error:
         raise ScanError(_damaged("scan", case, source, error)) from error
     sizes = [int(size) for size in (*shape, 1)[:3]]
     return Grid((sizes[0], sizes[1], sizes[2]), affine)
@@ -174,9 +177,7 @@ def _read(path: Path, name: str, error_class: type[UncolError], kind: str) -> Vo
     try:
         nifti = file_extension(path) in NIFTI
         array, affine = _read_nifti(path) if nifti else _read_itk(path)
-    except (OSError, EOFError, ValueError, RuntimeError, zlib.error) as error:
-        raise error_class(_damaged(kind, name, path, error)) from error
-    except (ImageFileError, WrapStructError, HeaderDataError, MemoryError) as error:
+    except DAMAGED as error:
         raise error_class(_damaged(kind, name, path, error)) from error
     shape = array.shape
     while array.ndim > 3 and array.shape[-1] == 1:

@@ -116,12 +116,7 @@ def _source(studies: Path | None, labels: str | None, out: Path, progress: Progr
 
 
 def _annotate(annotator: Annotator, count: int, text: str, progress: Progress) -> list[Annotated]:
-    task = progress.add_task(text, total=count)
-    done = []
-    for _ in range(count):
-        done.append(annotator.annotate_next())
-        progress.advance(task)
-    return done
+    return [annotator.annotate_next() for _ in progress.track(range(count), description=text)]
 
 
 def _train(annotator: Annotator, progress: Progress) -> Mapping[str, Any]:
@@ -147,23 +142,15 @@ def _show_training(progress: Progress, task: TaskID, stats: Mapping[str, Any]) -
 
 def _judge(annotator: Annotator, progress: Progress) -> list[Result]:
     cases = annotator.unlabeled()[:JUDGED]
-    task = progress.add_task("judging on cases never labeled", total=len(cases))
-    results = []
-    for case in cases:
-        results.append(annotator.result(case))
-        progress.advance(task)
-    return results
+    text = "judging on cases never labeled"
+    return [annotator.result(case) for case in progress.track(cases, description=text)]
 
 
 def _prompt(
     annotator: Annotator, cases: Sequence[str], progress: Progress
 ) -> list[dict[str, float]]:
-    task = progress.add_task("the foundation model on some of them", total=len(cases))
-    dices = []
-    for case in cases:
-        dices.append(annotator.prompted_dice(case))
-        progress.advance(task)
-    return dices
+    text = "the foundation model on some of them"
+    return [annotator.prompted_dice(case) for case in progress.track(cases, description=text)]
 
 
 def _report(

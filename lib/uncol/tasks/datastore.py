@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, LocalDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
@@ -116,7 +117,7 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
             raise LabelError(grid_mismatch(name, volume.grid.shape, scan.grid.shape))
         segments: dict[str, int] = {}
         if info.get("label_info"):
-            present = [int(value) for value in set(volume.array.ravel().tolist())]
+            present = np.unique(volume.array).tolist()
             segments = segment_values(info["label_info"], present, name)
         mapped = map_label(volume.array, segments, self._labels, case=name)
         if (mapped == volume.array).all():

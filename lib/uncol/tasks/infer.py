@@ -14,7 +14,7 @@ from monailabel.utils.others.generic import device_list, name_to_device
 
 from uncol.data.labels import REVIEW_SEGMENTS
 from uncol.data.scan import read_scan
-from uncol.inference.outputs import Segmentation, bands, overlay, segment, summary
+from uncol.inference.outputs import Segmentation, bands, overlay, summary
 from uncol.tasks.markups import markups
 from uncol.tasks.results import truth, write_json_result, write_result
 from uncol.tasks.served import ServedStudent
@@ -81,15 +81,7 @@ class StudentTask(InferTask):  # type: ignore[misc]
         served = self.served.get(name_to_device(request.get("device")))
         scan = read_scan(request["image"], case=request.get("case"))
         with self._one_at_a_time:
-            result = segment(
-                served.student,
-                scan,
-                space=served.manifest.space,
-                modality=served.manifest.modality,
-                window=served.manifest.window,
-                labels=served.manifest.labels,
-                device=served.device,
-            )
+            result = served.segment(scan)
         params = {
             "label_names": dict(self.labels),
             "latencies": {"total": round(time.time() - start, 2)},

@@ -11,7 +11,7 @@ from monailabel.utils.others.generic import name_to_device
 
 from uncol.data.scan import read_label, read_scan
 from uncol.errors import RequestError, ScanError
-from uncol.inference.outputs import segment, summary
+from uncol.inference.outputs import summary
 from uncol.selection.scores import Score, ScoreFile
 from uncol.tasks.served import ServedStudent
 from uncol.training.evaluate import dice_per_label, mean_of
@@ -39,15 +39,7 @@ class UncolScoring(ScoringMethod):  # type: ignore[misc]
             except ScanError as error:
                 left_out[name] = str(error)
                 continue
-            result = segment(
-                served.student,
-                scan,
-                space=manifest.space,
-                modality=manifest.modality,
-                window=manifest.window,
-                labels=manifest.labels,
-                device=served.device,
-            )
+            result = served.segment(scan)
             told = summary(result, manifest.labels, version=manifest.version)
             quality = float(told["quality"]["dice"])
             unsure = float(told["uncertainty"]["mean_foreground"])

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
+from uncol.data.scan import Volume
 from uncol.errors import RequestError
+from uncol.inference.outputs import Segmentation, segment
 from uncol.networks.student import Student
 from uncol.training.versions import Manifest, ModelStore
 
@@ -29,6 +31,18 @@ class Served:
     student: Student
     manifest: Manifest
     device: torch.device
+
+    def segment(self, scan: Volume) -> Segmentation:
+        """Segment a scan as this version was trained to."""
+        return segment(
+            self.student,
+            scan,
+            space=self.manifest.space,
+            modality=self.manifest.modality,
+            window=self.manifest.window,
+            labels=self.manifest.labels,
+            device=self.device,
+        )
 
 
 class ServedStudent:

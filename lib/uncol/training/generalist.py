@@ -18,7 +18,7 @@ from uncol.method.stages import Knowledge
 from uncol.networks.teachers.protocol import Encoded, GeneralizedTeacher
 from uncol.networks.teachers.views import Letterbox, even_slices, plane_axes, slices_along
 from uncol.training.embeddings import EmbeddingCache
-from uncol.training.store import TrainingCase
+from uncol.training.store import TrainingCase, annotated
 from uncol.types import Array
 
 HIDDEN_GRID = 16  # teacher states are pooled to this many tokens a side
@@ -253,8 +253,7 @@ def _agreement(generalist: Generalist, cases: Iterable[TrainingCase]) -> float:
         if case.label is None:
             continue
         generalist.look(case, 1)
-        label = torch.from_numpy(case.label[0])
-        label = torch.where(label == 255, torch.zeros_like(label), label)
+        label, _ = annotated(torch.from_numpy(case.label[0]))
         classes = int(label.max()) + 1
         generalist.prompt(case, label, classes, None)
         whole = CropMap(case.shape, torch.eye(3), torch.zeros(3))
