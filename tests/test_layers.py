@@ -6,7 +6,7 @@ from pathlib import Path
 LIB = Path(__file__).parents[1] / "lib" / "uncol"
 BASE = {"__init__", "__version__", "errors", "settings", "types"}
 LAYERS = ["base", "data", "networks", "uncertainty", "method", "inference", "training"]
-LAYERS += ["selection", "tasks", "demo", "cli"]
+LAYERS += ["selection", "tasks", "demo", "experiments", "cli"]
 
 
 def rank(module: str) -> int:

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import logging
+import tempfile
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from uncol.demo.run import run_demo
 from uncol.errors import UncolError
+from uncol.experiments.pool import open_pool
+from uncol.experiments.simulate import Simulation
+from uncol.experiments.simulate import simulate as run_simulation
+from uncol.experiments.uncertainty import Setup, measure, write_report
 from uncol.networks.teachers import medsam, sam_med3d
 from uncol.networks.weights import fetch
-from uncol.settings import Settings
+from uncol.settings import Settings, parse_settings
+from uncol.tasks.train import round_settings
 
 app = typer.Typer(
     help="UnCoL for MONAI Label.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 weights = typer.Typer(help="Weights of generalized teachers.", no_args_is_help=True)
 app.add_typer(weights, name="weights")
+benchmark = typer.Typer(help="Measure what the product is worth.", no_args_is_help=True)
+app.add_typer(benchmark, name="benchmark")
+
+STUDIES = typer.Option(help="folder with images/ and labels/ of the same file names")
+LABELS = typer.Option(help='names of the label values 1, 2, ...: "a,b"')
 
 
 MODEL_DIR = Settings().model_dir
@@ -44,6 +57,67 @@ def demo(
 ) -> None:
     """Play a whole annotation session against a real server."""
     run_demo(studies, labels, once=once, out=out)
+
+
+@app.command()
+def simulate(
+    studies: Annotated[Path, STUDIES],
+    labels: Annotated[str, LABELS],
+    out: Annotated[Path, typer.Option(help="JSON lines; points in it are not computed again")],
+    strategies: Annotated[str, typer.Option()] = "uncol,foreground_random,random",
+    start: Annotated[int, typer.Option(help="cases labeled before the first choice")] = 4,
+    step: Annotated[int, typer.Option(help="cases chosen at a time")] = 4,
+    stop: Annotated[int, typer.Option(help="labeled cases at the end")] = 24,
+    seeds: Annotated[str, typer.Option(help="numbers with commas")] = "0,1,2,3",
+    test: Annotated[int, typer.Option(help="cases that judge and never train")] = 40,
+    cases: Annotated[int, typer.Option(help="most cases of the pool, test ones aside")] = 100,
+    preset: Annotated[str, typer.Option()] = "auto",
+    teacher: Annotated[str, typer.Option()] = "litemedsam",
+    step_scale: Annotated[float, typer.Option(help="multiplies the planned steps")] = 1.0,
+) -> None:
+    """Replay annotation on a labeled pool: Dice against labeled cases, a strategy each."""
+    settings, _ = parse_settings({"labels": labels, "preset": preset, "teacher": teacher})
+    run_simulation(
+        Simulation(
+            pool=open_pool(studies, labels),
+            strategies=tuple(strategies.split(",")),
+            start=start,
+            step=step,
+            stop=stop,
+            seeds=tuple(int(seed) for seed in seeds.split(",")),
+            test=test,
+            cases=cases,
+            settings=replace(round_settings(settings, None), step_scale=step_scale),
+            out=out,
+        ),
+        Console(),
+    )
+
+
+@benchmark.command("uncertainty")
+def benchmark_uncertainty(
+    studies: Annotated[Path, STUDIES],
+    labels: Annotated[str, LABELS],
+    labeled: Annotated[int, typer.Option()] = 8,
+    unlabeled: Annotated[int, typer.Option()] = 40,
+    test: Annotated[int, typer.Option()] = 40,
+    seed: Annotated[int, typer.Option(help="draws the cases and seeds the training")] = 0,
+    model_dir: Annotated[Path | None, typer.Option(help="keeps the student for next time")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures")] = None,
+) -> None:
+    """Judge map and estimated Dice on unseen cases, beside MONAI Label's epistemic scoring."""
+    with tempfile.TemporaryDirectory() as folder:
+        setup = Setup(
+            pool=open_pool(studies, labels),
+            labeled=labeled,
+            unlabeled=unlabeled,
+            test=test,
+            seed=seed,
+            model_dir=model_dir or Path(folder),
+        )
+        report = measure(setup, Console())
+    if out is not None:
+        write_report(report, out)
 
 
 @weights.command("fetch")

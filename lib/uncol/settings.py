@@ -17,6 +17,7 @@ Teacher = Literal["litemedsam", "medsam", "sam_med3d", "none"]
 ModeName = Literal["intended", "release"]
 Modality = Literal["auto", "ct", "mr"]
 
+RESERVED = ("background", "review_high", "review_medium", "reviewed")
 MAX_LABELS = 250  # OHIF and uint8 results leave room for no more, review bands included
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -127,7 +128,7 @@ def _labels(text: str) -> dict[str, int]:
         labels = {name: value for value, name in enumerate(names, start=1)}
     if not labels or not all(isinstance(n, str) and n.strip() for n in labels):
         raise ValueError('at least one name is needed, none of them empty: "a,b".')
-    reserved = [n for n in labels if n.lower() in ("background", "review_high", "review_medium")]
+    reserved = [n for n in labels if n.lower() in RESERVED]
     if reserved:
         raise ValueError(f"'{reserved[0]}' is reserved; list only the structures to segment.")
     if sorted(labels.values()) != list(range(1, len(labels) + 1)):

@@ -37,6 +37,11 @@ class CropMap:
     matrix: Tensor
     offset: Tensor
 
+    @classmethod
+    def whole(cls, shape: Shape) -> CropMap:
+        """Return the map of a scan onto itself."""
+        return cls(shape, torch.eye(3), torch.zeros(3))
+
     def places(self, grid: Shape) -> Tensor:
         """Return scan coordinates `(*grid, 3)` of the centres of `grid` equal parts of the crop."""
         steps = [

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from uncol.errors import LabelError
 from uncol.types import Array
@@ -19,6 +20,8 @@ from uncol.types import Array
 REVIEW_SEGMENTS = ("review_high", "review_medium")
 IGNORED = (*REVIEW_SEGMENTS, "background", "background_scribbles", "foreground_scribbles")
 IGNORE_VALUE = 255  # a voxel that nobody annotated; takes no part in any loss
+REVIEWED = "reviewed"  # a segment whose marks say which slices and boxes were looked at
+REVIEWED_VALUE = 254
 
 
 def segment_values(
@@ -55,7 +58,8 @@ def map_label(
 ) -> Array:
     """Bring a label map to the app's values by segment name.
 
-    Review bands and scribbles become background.
+    Review bands and scribbles become background; marks of the segment `reviewed` stay, see
+    `annotated_part`.
 
     Args:
         array: `(I, J, K)` whole numbers.
@@ -64,14 +68,16 @@ def map_label(
         case: the case's name for messages.
 
     Returns:
-        `(I, J, K)` uint8 with 0, 1...N, and 255 for voxels marked as not annotated.
+        `(I, J, K)` uint8 with 0, 1...N, 254 for marks of what was reviewed, and 255 for voxels
+        that are not annotated.
 
     Raises:
         LabelError: a value or segment is unknown, or nothing is annotated.
     """
     table = _table(segments, labels, case)
     values = np.unique(array)
-    unknown = [int(v) for v in values if int(v) not in table and v not in (0, IGNORE_VALUE)]
+    table = {**table, REVIEWED_VALUE: REVIEWED_VALUE, IGNORE_VALUE: IGNORE_VALUE}
+    unknown = [int(v) for v in values if int(v) not in table and v != 0]
     if unknown:
         raise LabelError(
             f"Label of case '{case}' has the values {unknown}, which no label of this app has. "
@@ -80,13 +86,39 @@ def map_label(
     result = np.zeros(array.shape, dtype=np.uint8)
     for value, target in table.items():
         result[array == value] = target
-    result[array == IGNORE_VALUE] = IGNORE_VALUE
     if not ((result > 0) & (result != IGNORE_VALUE)).any():
         raise LabelError(
             f"Label of case '{case}' is empty: no voxel belongs to {_app_labels(labels)}. "
             "Draw the structure first, or leave the case unlabeled."
         )
     return result
+
+
+def annotated_part(mapped: Array) -> Array:
+    """Turn what lies outside the reviewed places, if any are marked, into not annotated.
+
+    A mark one voxel thick stands for its whole slice, any other for the box around it; so a dab of
+    paint marks a slice and a scribble through a proposed box marks the box. What the paint itself
+    covers is unknown.
+
+    Args:
+        mapped: `(I, J, K)` from `map_label`.
+
+    Returns:
+        `(I, J, K)` uint8 with 0, 1...N and 255.
+    """
+    marks = mapped == REVIEWED_VALUE
+    if not marks.any():
+        return mapped
+    parts, _ = ndimage.label(marks, np.ones((3, 3, 3)))
+    reviewed = np.zeros(marks.shape, dtype=bool)
+    for box in ndimage.find_objects(parts):
+        flat = [axis for axis in range(3) if box[axis].stop - box[axis].start == 1]
+        whole = [slice(None)] * 3
+        if flat:  # of a dot, which is flat along all axes, the file's slice axis counts
+            whole[flat[-1]] = box[flat[-1]]
+        reviewed[tuple(whole) if flat else box] = True
+    return np.where(reviewed & ~marks, mapped, IGNORE_VALUE).astype(np.uint8)
 
 
 def _table(segments: Mapping[str, int], labels: Mapping[str, int], case: str) -> dict[int, int]:
@@ -100,6 +132,8 @@ def _table(segments: Mapping[str, int], labels: Mapping[str, int], case: str) ->
             table[value] = folded[_fold(name)]
         elif _fold(name) in IGNORED:
             table[value] = 0
+        elif _fold(name) == REVIEWED:
+            table[value] = REVIEWED_VALUE
         else:
             unknown.append(name)
     if unknown:

@@ -13,16 +13,30 @@ from torch import Tensor, nn
 
 from uncol.data.frame import Frame, Space
 from uncol.data.preprocess import prepare
-from uncol.data.scan import LPS_TO_RAS, Grid, Volume
-from uncol.inference.predict import Prediction, Shape, predict
+from uncol.data.scan import Grid, Volume
+from uncol.inference.places import extent, find_places
+from uncol.inference.predict import Shape, predict
 from uncol.types import Array
-from uncol.uncertainty import soft_dice_confidence
+from uncol.uncertainty.calibration import Calibration
+from uncol.uncertainty.maps import entropy, most_probable, soft_dice_confidence, temper_
+from uncol.uncertainty.quality import QualityModel, verdict
 
-BAND_HIGH = 0.5  # normalized entropy; with two classes, a top probability under 0.89
-BAND_MEDIUM = 0.25
-MAX_ROIS = 5
-MIN_ROI_VOXELS = 4
-ACCEPT, CHECK = 0.85, 0.70  # estimated Dice from which a case needs a glance, or a check
+RIM = 2  # voxels on both sides of a label's surface in which its uncertainty is averaged
+
+
+@dataclass(frozen=True)
+class LabelFound:
+    """What a student says about one label of a scan.
+
+    Attributes:
+        confidence: Soft Dice Confidence of the probabilities as predicted; NaN if not found.
+        uncertainty: mean uncertainty around the label's surface, in [0, 1]; 0 if not found.
+        voxels: its size in the scan.
+    """
+
+    confidence: float
+    uncertainty: float
+    voxels: int
 
 
 @dataclass(frozen=True)
@@ -31,16 +45,16 @@ class Segmentation:
 
     Attributes:
         label: `(I, J, K)` uint8, 0...N.
-        uncertainty: `(I, J, K)` float32 in [0, 1], normalized entropy.
+        uncertainty: `(I, J, K)` float32 in [0, 1], normalized entropy after calibration.
         disagreement: `(I, J, K)` float32 in [0, 1], of the four heads.
-        confidence: Soft Dice Confidence a foreground label; NaN for an absent one.
+        found: what it says about each label, by name.
         grid: the scan's grid.
     """
 
     label: Array
     uncertainty: Array
     disagreement: Array
-    confidence: dict[str, float]
+    found: dict[str, LabelFound]
     grid: Grid
 
 
@@ -53,6 +67,7 @@ def segment(
     window: Shape,
     labels: Mapping[str, int],
     device: torch.device,
+    calibration: Calibration,
 ) -> Segmentation:
     """Segment a scan: one sliding-window pass gives everything.
 
@@ -64,14 +79,28 @@ def segment(
         window: the model's window.
         labels: name to value.
         device: where the student computes.
+        calibration: how far its probabilities can be believed.
     """
     prepared = prepare(scan, space, modality)
     prediction = predict(student, prepared.image, window, device=device)
-    label = label_in_scan(prediction.probs, prepared.frame)
-    confidence = soft_dice_confidence(prediction.probs, prediction.probs.argmax(dim=0))
-    uncertainty, disagreement = _maps_in_scan(prediction, prepared.frame)
-    named = {name: float(confidence[value - 1]) for name, value in labels.items()}
-    return Segmentation(label, uncertainty, disagreement, named, scan.grid)
+    probs, frame = prediction.probs, prepared.frame
+    working = most_probable(probs)
+    confidence = soft_dice_confidence(probs, working)
+    temper_(probs, working, calibration.temperatures_for(len(labels) + 1))
+    unsure = entropy(probs, dim=0)
+    around = {name: _around(unsure.numpy(), working.numpy() == v) for name, v in labels.items()}
+    label = label_in_scan(probs, frame)
+    sizes = np.bincount(label.ravel(), minlength=len(labels) + 1)
+    return Segmentation(
+        label,
+        _map_in_scan(unsure, frame),
+        _map_in_scan(prediction.disagreement, frame),
+        {
+            name: LabelFound(float(confidence[value - 1]), around[name], int(sizes[value]))
+            for name, value in labels.items()
+        },
+        scan.grid,
+    )
 
 
 def label_in_scan(probs: Tensor, frame: Frame) -> Array:
@@ -94,105 +123,81 @@ def label_in_scan(probs: Tensor, frame: Frame) -> Array:
     return label.numpy()
 
 
-def bands(uncertainty: Array) -> Array:
+def bands(uncertainty: Array, calibration: Calibration) -> Array:
     """Return review bands, uint8: 1 `review_high`, 2 `review_medium`, 0 elsewhere."""
     result = np.zeros(uncertainty.shape, dtype=np.uint8)
-    result[uncertainty >= BAND_MEDIUM] = 2
-    result[uncertainty >= BAND_HIGH] = 1
+    result[uncertainty >= calibration.medium.threshold] = 2
+    result[uncertainty >= calibration.high.threshold] = 1
     return result
 
 
-def overlay(label: Array, uncertainty: Array, count: int) -> Array:
+def overlay(label: Array, uncertainty: Array, count: int, calibration: Calibration) -> Array:
     """Return anatomy 1...N with the bands on top, N + 1 and N + 2."""
-    review = bands(uncertainty)
+    review = bands(uncertainty, calibration)
     return np.where(review > 0, count + review, label).astype(np.uint8)
 
 
-def summary(result: Segmentation, labels: Mapping[str, int], *, version: int) -> dict[str, Any]:
+def summary(
+    result: Segmentation, labels: Mapping[str, int], calibration: Calibration, *, version: int
+) -> dict[str, Any]:
     """Return the object `uncol` of an answer's `params`."""
     foreground = result.label > 0
-    unsure = result.uncertainty >= BAND_HIGH
-    known = [value for value in result.confidence.values() if not np.isnan(value)]
-    estimate = float(np.mean(known)) if known else 0.0
-    lower = _pessimistic(foreground, unsure)
+    unsure = result.uncertainty >= calibration.high.threshold
+    inside = result.uncertainty[foreground]
+    places = find_places(
+        result.label, calibration.expected_error(result.uncertainty), result.grid, labels
+    )
     return {
         "model_version": version,
-        "quality": {
-            "dice": estimate,
-            "interval": [min(lower, estimate), estimate],
-            "calibrated": False,
-            "band": "accept" if estimate >= ACCEPT else "check" if estimate >= CHECK else "redo",
-            "per_label": {k: (None if np.isnan(v) else v) for k, v in result.confidence.items()},
-        },
+        "quality": _quality(result.found, calibration.quality),
         "uncertainty": {
-            "mean_foreground": float(result.uncertainty[foreground].mean()) if known else 0.0,
+            "mean_foreground": float(inside.mean()) if inside.size else 0.0,
             "voxels_high": int(unsure.sum()),
-            "threshold": BAND_HIGH,
+            "threshold": calibration.high.threshold,
+            "bands": {
+                "review_high": calibration.high.model_dump(),
+                "review_medium": calibration.medium.model_dump(),
+            },
+            "calibration": {"source": calibration.source, "cases": calibration.cases},
         },
-        "rois": rois(result, labels),
+        "rois": [place.as_reply(result.grid) for place in places],
     }
 
 
-def rois(result: Segmentation, labels: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return up to five places worth a look, most uncertain first, none overlapping.
-
-    A place is a connected region of high uncertainty; its score is the summed uncertainty.
-    """
-    parts, _ = ndimage.label(result.uncertainty >= BAND_HIGH)
-    boxes = ndimage.find_objects(parts)
-    found = []
-    for number, box in enumerate(boxes, start=1):
-        inside = parts[box] == number
-        if inside.sum() >= MIN_ROI_VOXELS:
-            found.append((float(result.uncertainty[box][inside].sum()), box, inside))
-    found.sort(key=lambda entry: -entry[0])
-    names = {value: name for name, value in labels.items()}
-    chosen: list[dict[str, Any]] = []
-    taken: list[tuple[slice, ...]] = []
-    for score, box, inside in found:
-        if len(chosen) == MAX_ROIS:
-            break
-        if any(_overlap(box, other) for other in taken):
-            continue
-        taken.append(box)
-        values = result.label[box][inside]
-        values = values[values > 0]
-        nearest = int(np.bincount(values).argmax()) if len(values) else 1
-        slices = inside.sum(axis=(0, 1))
-        center, size = _box_mm(box, result.grid)
-        chosen.append(
-            {
-                "center_mm": center,
-                "size_mm": size,
-                "slice": int(box[2].start + slices.argmax()),
-                "label": names[nearest],
-                "score": score,
-            }
-        )
-    return chosen
+def _quality(found: Mapping[str, LabelFound], model: QualityModel | None) -> dict[str, Any]:
+    known = {n: one.confidence for n, one in found.items() if not np.isnan(one.confidence)}
+    mean = float(np.mean(list(known.values()))) if known else 0.0
+    estimate, interval = (mean, (0.0, 1.0)) if known else (0.0, (0.0, 0.0))
+    if model is not None and known:
+        estimate, interval = model.mean.estimate(mean), model.mean.interval(mean)
+    lines = {} if model is None else model.labels
+    band = verdict(estimate)
+    return {
+        "dice": estimate,
+        "interval": list(interval),
+        "calibrated": model is not None,
+        "band": band,
+        "observed": None if model is None else model.observed[band].model_dump(),
+        "per_label": {
+            name: (lines[name].estimate(known[name]) if name in lines else known[name])
+            if name in known
+            else None
+            for name in found
+        },
+    }
 
 
-def _maps_in_scan(prediction: Prediction, frame: Frame) -> tuple[Array, Array]:
-    maps = torch.stack([prediction.entropy, prediction.disagreement])
-    restored = frame.to_scan(maps).clamp(0.0, 1.0).float().numpy()
-    return restored[0], restored[1]
+def _map_in_scan(values: Tensor, frame: Frame) -> Array:
+    restored: Array = frame.to_scan(values[None])[0].clamp(0.0, 1.0).float().numpy()
+    return restored
 
 
-def _pessimistic(foreground: Array, unsure: Array) -> float:
-    """Return the foreground's Dice if every voxel of high uncertainty is wrong."""
-    right = int((foreground & ~unsure).sum())
-    total = int(foreground.sum()) + right + int((unsure & ~foreground).sum())
-    return 2 * right / total if total else 0.0
-
-
-def _overlap(first: tuple[slice, ...], second: tuple[slice, ...]) -> bool:
-    return all(a.start < b.stop and b.start < a.stop for a, b in zip(first, second, strict=True))
-
-
-def _box_mm(box: tuple[slice, ...], grid: Grid) -> tuple[list[float], list[float]]:
-    """Return centre and size in LPS mm of the box around a box of voxels."""
-    edges = [(part.start - 0.5, part.stop - 0.5) for part in box]
-    corners = np.array([[i, j, k, 1.0] for i in edges[0] for j in edges[1] for k in edges[2]])
-    lps = corners @ (LPS_TO_RAS @ grid.affine).T
-    low, high = lps[:, :3].min(axis=0), lps[:, :3].max(axis=0)
-    return ((low + high) / 2).tolist(), (high - low).tolist()
+def _around(uncertainty: Array, mask: Array) -> float:
+    """Return the mean uncertainty within two voxels of a label's surface; 0 without a voxel."""
+    region = extent(mask, margin=RIM)
+    if region is None:
+        return 0.0
+    inside = mask[region]
+    grown = ndimage.binary_dilation(inside, iterations=RIM)
+    rim = grown & ~ndimage.binary_erosion(inside, iterations=RIM)
+    return float(uncertainty[region][rim].mean())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from uncol.networks.arithmetic import fast_arithmetic
 from uncol.networks.student import StudentOutput
-from uncol.uncertainty import entropy, head_disagreement
+from uncol.uncertainty.maps import head_disagreement
 
 OVERLAP = 0.25
 Shape = tuple[int, int, int]
@@ -22,12 +22,10 @@ class Prediction:
 
     Attributes:
         probs: `(C, I, J, K)`, softmax of the mean head logits, averaged over windows.
-        entropy: `(I, J, K)` of `probs`, in [0, 1].
         disagreement: `(I, J, K)`, mutual information of the heads, in [0, 1].
     """
 
     probs: Tensor
-    entropy: Tensor
     disagreement: Tensor
 
 
@@ -60,8 +58,7 @@ def predict(
         sw_device=device,
         device=torch.device("cpu"),
     )
-    probs, disagreement = stitched[0, :-1], stitched[0, -1]
-    return Prediction(probs, entropy(probs, dim=0), disagreement)
+    return Prediction(stitched[0, :-1], stitched[0, -1])
 
 
 def probs_and_disagreement(output: StudentOutput) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from uncol.uncertainty import entropy
+from uncol.uncertainty.maps import entropy
 
 EPSILON = 1e-8
 

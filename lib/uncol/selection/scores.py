@@ -1,48 +1,76 @@
-"""What the current model thinks of each unlabeled case, in a side-car file a version."""
+"""What a model version thinks of each case, and what the generalized teacher sees in it.
+
+model_dir/uncol/scores/<version>/cases.jsonl       one `Score` a line
+model_dir/uncol/embeddings/<teacher>.jsonl         one `Embedding` a line, whatever the version
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Any
 
-from uncol.training.versions import write_json
+from pydantic import BaseModel, ConfigDict
+
+from uncol.data.ledger import Ledger, Record
+from uncol.training.versions import ModelStore
 
 
-@dataclass(frozen=True)
-class Score:
-    """A case's score under one model version.
+class LabelScore(BaseModel):
+    """What a version thinks of one label of a case.
 
     Attributes:
-        quality: estimated Dice in [0, 1].
-        uncertainty: mean normalized entropy in the predicted foreground, in [0, 1].
-        reason: a sentence for the annotator.
+        uncertainty: mean uncertainty in the band around the predicted label, in [0, 1].
+        voxels: size of the predicted label in the scan's voxels; 0 if it was not found.
+        dice: estimated Dice, or None where nothing was found.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    uncertainty: float
+    voxels: int
+    dice: float | None
+
+
+class Score(Record):
+    """What a version thinks of a case.
+
+    Attributes:
+        quality: estimated mean Dice in [0, 1].
+        interval: where the true Dice lies in 90 % of cases; the whole range before calibration.
+        band: `accept`, `check` or `redo`.
+        labels: a score a label.
+        rois: the places worth a look.
+        map_file: file name of the uncertainty map beside the scores.
     """
 
     quality: float
-    uncertainty: float
-    reason: str
+    interval: tuple[float, float]
+    band: str
+    labels: dict[str, LabelScore]
+    rois: tuple[dict[str, Any], ...] = ()
+    map_file: str = ""
+
+    @property
+    def uncertainty(self) -> float:
+        """Mean over the labels that were found; 1 if none was."""
+        found = [label.uncertainty for label in self.labels.values() if label.voxels]
+        return sum(found) / len(found) if found else 1.0
 
 
-class ScoreFile:
-    """Scores of one version, by case; written by scoring runs, read by the strategies."""
+class Embedding(Record):
+    """Where a case lies in the generalized teacher's space.
 
-    def __init__(self, folder: Path, version: int) -> None:
-        """Open the file of a version; it need not exist yet."""
-        self.path = folder / "scores" / f"{version}.json"
+    Attributes:
+        vector: pooled image features.
+    """
 
-    def read(self) -> dict[str, Score]:
-        """Return all scores; empty before the first run."""
-        try:
-            entries = json.loads(self.path.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return {}
-        return {name: Score(**entry) for name, entry in entries.items()}
+    vector: tuple[float, ...]
 
-    def write(self, scores: dict[str, Score]) -> None:
-        """Replace all scores.
 
-        Raises:
-            StorageError: the file cannot be written; the old one is unchanged.
-        """
-        write_json(self.path, {name: asdict(score) for name, score in scores.items()})
+def scores_of(store: ModelStore, version: int) -> Ledger[Score]:
+    """Return a version's scores."""
+    return Ledger(store.sidecars(version) / "cases.jsonl", Score)
+
+
+def embeddings_of(store: ModelStore, teacher: str) -> Ledger[Embedding]:
+    """Return the pool's embeddings under a generalized teacher."""
+    return Ledger(store.folder / "embeddings" / f"{teacher}.jsonl", Embedding)

@@ -16,10 +16,13 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.utils.async_tasks.utils import stop_background_task
 
 from uncol import __version__
 from uncol.errors import RequestError
+from uncol.selection.queue import Queue
 from uncol.settings import parse_settings
+from uncol.tasks.caretaker import MAP_TAG, Caretaker
 from uncol.tasks.datastore import UncolDatastore
 from uncol.tasks.infer import student_tasks
 from uncol.tasks.mends import mend_server
@@ -31,8 +34,6 @@ from uncol.tasks.train import UncolTrain
 from uncol.training.versions import ModelStore
 
 logger = logging.getLogger(__name__)
-
-MAP_TAG = "uncertainty"
 
 
 class UncolApp(MONAILabelApp):  # type: ignore[misc]
@@ -49,6 +50,7 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
             logger.warning(note)
         self.models = ModelStore(self.uncol.model_dir / "uncol")
         self.served = ServedStudent(self.models, self.uncol.labels)
+        self.queue = Queue(self.models, self.uncol.teacher)
         super().__init__(
             app_dir,
             studies,
@@ -83,11 +85,11 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Return strategies, `uncol` first."""
-        return strategies(self.models)
+        return strategies(self.queue)
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         """Return scoring methods."""
-        return {"uncol": UncolScoring(self.served), "dice": DiceScoring(self.uncol.labels)}
+        return {"uncol": UncolScoring(self.uncol), "dice": DiceScoring(self.uncol.labels)}
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> Any:
         """Run an infer task; a saved result brings its uncertainty map along.
@@ -125,6 +127,8 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
     def check_training(self, model: str, request: Mapping[str, Any]) -> None:
         """Refuse a training that cannot succeed, before a child process starts.
 
+        One that can makes way for itself: background scoring is stopped, and goes on afterwards.
+
         Raises:
             RequestError: there is no such trainer, or an option is impossible.
             TrainingError: the pool cannot be trained on.
@@ -135,12 +139,14 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
                 f"There is no trainer '{model}'; choose one of {', '.join(self._trainers)}."
             )
         trainer.check(request, self.datastore())
+        stop_background_task("scoring")  # it would judge a model that is about to be replaced
 
     def on_init_complete(self) -> None:
         """Mend the server and start its timers."""
         # children inherit this: they read the index, only the server writes it
         os.environ["MONAI_LABEL_DATASTORE_READ_ONLY"] = "true"
         mend_server(self)
+        Caretaker(self.models, self.queue, self.uncol.teacher, self).start()
         super().on_init_complete()
 
     def _check_image(self, image: object, store: Datastore) -> None:

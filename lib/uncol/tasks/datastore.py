@@ -26,7 +26,7 @@ from monailabel.datastore.local import DataModel, LocalDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from uncol.data.cases import Case
-from uncol.data.labels import map_label, segment_values
+from uncol.data.labels import REVIEWED, REVIEWED_VALUE, map_label, segment_values
 from uncol.data.scan import file_extension, read_label, read_scan, write_volume
 from uncol.errors import LabelError, RequestError, StorageError
 from uncol.training.store import grid_mismatch
@@ -125,6 +125,8 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         else:
             write_volume(partial, mapped, scan.grid)
         used = [{"name": name, "idx": value} for name, value in self._labels.items()]
+        if (mapped == REVIEWED_VALUE).any():
+            used.append({"name": REVIEWED, "idx": REVIEWED_VALUE})
         return {**info, "label_info": used}
 
     def _replace(self, name: str, tag: str, partial: Path, target: Path) -> None:

@@ -14,11 +14,12 @@ from monailabel.utils.others.generic import device_list, name_to_device
 
 from uncol.data.labels import REVIEW_SEGMENTS
 from uncol.data.scan import read_scan
-from uncol.inference.outputs import Segmentation, bands, overlay, summary
+from uncol.inference.outputs import Segmentation, bands, overlay
 from uncol.tasks.markups import markups
 from uncol.tasks.results import truth, write_json_result, write_result
 from uncol.tasks.served import ServedStudent
 from uncol.types import Array
+from uncol.uncertainty.calibration import Calibration
 
 BAND_VALUES = {name: value for value, name in enumerate(REVIEW_SEGMENTS, start=1)}
 
@@ -29,10 +30,12 @@ class Answer:
 
     Attributes:
         segmentation: the student's answer.
+        calibration: what its bands go by.
         params: what goes to the client beside the file.
     """
 
     segmentation: Segmentation
+    calibration: Calibration
     params: dict[str, Any]
 
 
@@ -85,9 +88,9 @@ class StudentTask(InferTask):  # type: ignore[misc]
         params = {
             "label_names": dict(self.labels),
             "latencies": {"total": round(time.time() - start, 2)},
-            "uncol": summary(result, served.manifest.labels, version=served.manifest.version),
+            "uncol": served.summary(result),
         }
-        return Answer(result, params)
+        return Answer(result, served.calibration, params)
 
 
 class SegmentTask(StudentTask):
@@ -119,7 +122,7 @@ class UncertaintyTask(StudentTask):
         if truth(request.get("map", False)):
             array = result.uncertainty
         else:
-            array = bands(result.uncertainty)
+            array = bands(result.uncertainty, answer.calibration)
         return write_result(array, result.grid, list(self.labels), request), answer.params
 
 
@@ -131,7 +134,7 @@ class OverlayTask(StudentTask):
         answer = self.answer(request)
         result = answer.segmentation
         count = len(self.labels) - len(BAND_VALUES)
-        array = overlay(result.label, result.uncertainty, count)
+        array = overlay(result.label, result.uncertainty, count, answer.calibration)
         return write_result(array, result.grid, list(self.labels), request), answer.params
 
 

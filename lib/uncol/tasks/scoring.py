@@ -1,53 +1,53 @@
-"""Scoring methods: `uncol` scores unlabeled cases, `dice` compares two label tags."""
+"""Scoring methods: `uncol` surveys the pool, `dice` compares two label tags."""
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
-from monailabel.utils.others.generic import name_to_device
 
-from uncol.data.scan import read_label, read_scan
-from uncol.errors import RequestError, ScanError
-from uncol.inference.outputs import summary
-from uncol.selection.scores import Score, ScoreFile
-from uncol.tasks.served import ServedStudent
+from uncol.data.labels import annotated_part
+from uncol.data.scan import read_label
+from uncol.errors import RequestError
+from uncol.selection.survey import survey
+from uncol.settings import Settings
+from uncol.tasks.datastore import case_of
+from uncol.tasks.train import round_settings
 from uncol.training.evaluate import dice_per_label, mean_of
+from uncol.training.settings import Reporter
+
+logger = logging.getLogger(__name__)
+
+NICENESS = 10  # behind training, which is behind an annotator's request
+
+
+class LogReporter(Reporter):
+    """Writes phases to the log."""
+
+    def phase(self, text: str) -> None:
+        """Write a phase."""
+        logger.info("%s", text)
 
 
 class UncolScoring(ScoringMethod):  # type: ignore[misc]
-    """Scores every unlabeled case that the current version has not scored."""
+    """Calibrates the current version and scores every unlabeled case it has not scored."""
 
-    def __init__(self, served: ServedStudent) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Make the method."""
-        super().__init__("Estimated quality and uncertainty of every unlabeled case")
-        self.served = served
+        super().__init__("Estimated quality, uncertainty and places of every unlabeled case")
+        self.settings = settings
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Score; returns how many were scored, skipped as done, and left out with the reason."""
-        served = self.served.get(name_to_device(request.get("device")))
-        manifest = served.manifest
-        kept = ScoreFile(self.served.store.folder, manifest.version)
-        scores = kept.read()
-        waiting = [n for n in sorted(datastore.get_unlabeled_images()) if n not in scores]
-        left_out: dict[str, str] = {}
-        for name in waiting:
-            try:
-                scan = read_scan(datastore.get_image_uri(name), case=name)
-            except ScanError as error:
-                left_out[name] = str(error)
-                continue
-            result = served.segment(scan)
-            told = summary(result, manifest.labels, version=manifest.version)
-            quality = float(told["quality"]["dice"])
-            unsure = float(told["uncertainty"]["mean_foreground"])
-            reason = f"Estimated Dice {quality:.2f}, mean uncertainty {unsure:.2f}."
-            scores[name] = Score(quality, unsure, reason)
-            kept.write(scores)
-        done = len(waiting) - len(left_out)
-        return {"scored": done, "skipped": len(scores) - done, "left_out": left_out}
+        os.nice(NICENESS)
+        cases = [case_of(datastore, name) for name in datastore.list_images()]
+        settings = round_settings(self.settings, request.get("device"))
+        return asdict(survey(cases, settings, LogReporter()))
 
 
 class DiceScoring(ScoringMethod):  # type: ignore[misc]
@@ -73,7 +73,7 @@ class DiceScoring(ScoringMethod):  # type: ignore[misc]
             paths = [datastore.get_label_uri(name, tag) for tag in (predicted, truth)]
             if not all(paths):
                 continue
-            first, second = (read_label(path, case=name).array for path in paths)
+            first, second = (annotated_part(read_label(path, case=name).array) for path in paths)
             if first.shape != second.shape:
                 result[name] = {"error": "the two labels have different shapes"}
                 continue

@@ -1,21 +1,21 @@
-"""MONAI Label's strategies: fill in pool and history, ask the ranking."""
+"""MONAI Label's strategies: read the stored order, skip what somebody else is working on."""
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from uncol.selection.scores import ScoreFile
-from uncol.selection.strategies import STRATEGIES, Ranking
-from uncol.training.versions import ModelStore
+from uncol.errors import RequestError
+from uncol.selection.queue import Queue
+from uncol.selection.strategies import STRATEGIES, Choice
 
 LEASE_S = 30 * 60  # how long a served case is kept from other clients
+ANYBODY = ""  # OHIF sends no client id, so two of its users cannot be told apart
 
 
 class Leases:
@@ -23,45 +23,60 @@ class Leases:
 
     def __init__(self) -> None:
         """Start with none."""
-        self._until: dict[str, tuple[str, float]] = {}
-        self.guard = threading.Lock()
+        self._given: dict[str, tuple[str, float]] = {}
+        self._guard = threading.Lock()
 
-    def held_by_others(self, client: str) -> set[str]:
-        """Return the cases that other clients hold now."""
+    def take(self, order: Sequence[Choice], client: str) -> Choice | None:
+        """Give a client the first case that nobody holds; None if others hold all.
+
+        A client that asks again without submitting has skipped its case: it gets the next one,
+        and its own skipped ones only when nothing else is left, the longest skipped first.
+        """
         now = time.monotonic()
-        return {n for n, (who, until) in self._until.items() if who != client and until > now}
-
-    def give(self, case: str, client: str) -> None:
-        """Give a client a case."""
-        self._until[case] = (client, time.monotonic() + LEASE_S)
+        with self._guard:
+            live = {n: g for n, g in self._given.items() if now - g[1] < LEASE_S}
+            free = next((choice for choice in order if choice.case not in live), None)
+            own = [choice for choice in order if live.get(choice.case, (None, 0))[0] == client]
+            chosen = free or min(own, key=lambda choice: live[choice.case][1], default=None)
+            if chosen is not None:
+                live[chosen.case] = (client, now)
+            self._given = live
+        return chosen
 
 
 class UncolStrategy(Strategy):  # type: ignore[misc]
-    """A ranking behind MONAI Label's interface."""
+    """One of `STRATEGIES` behind MONAI Label's interface."""
 
-    def __init__(self, name: str, store: ModelStore, leases: Leases) -> None:
-        """Make one of `STRATEGIES`."""
-        description, ranking = STRATEGIES[name]
-        super().__init__(description)
-        self._ranking: Ranking = ranking
-        self._store = store
+    def __init__(self, name: str, queue: Queue, leases: Leases) -> None:
+        """Make it."""
+        super().__init__(STRATEGIES[name][0])
+        self._name = name
+        self._queue = queue
         self._leases = leases
-        self._anonymous = itertools.count()
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Return the next case for a client, with score, rank and reason; {} when all are done."""
-        client = str(request.get("client_id") or f"anonymous {next(self._anonymous)}")
-        seed = int(request.get("seed", 0))
-        version = self._store.current()
-        scores = ScoreFile(self._store.folder, version).read() if version else {}
-        with self._leases.guard:
-            taken = self._leases.held_by_others(client)
-            waiting = [name for name in datastore.get_unlabeled_images() if name not in taken]
-            order = self._ranking(waiting, scores, seed)
-            if not order:
-                return {}
-            self._leases.give(order[0].case, client)
-        return order[0].as_reply()
+        """Return the next case for a client: id, score, rank, reason, rois; {} when all are done.
+
+        Raises:
+            RequestError: the seed is not a whole number.
+        """
+        try:
+            seed = int(request.get("seed", 0))
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"The strategy's seed must be a whole number: {error}.") from error
+        waiting, labeled = pool_of(datastore)
+        order = self._queue.order(self._name, seed, waiting=waiting, labeled=labeled)
+        chosen = self._leases.take(order, str(request.get("client_id") or ANYBODY))
+        if chosen is None:
+            return {}
+        score = self._queue.score(chosen.case)
+        return {
+            "id": chosen.case,
+            "score": chosen.score,
+            "rank": chosen.rank,
+            "reason": chosen.reason,
+            "rois": [] if score is None else list(score.rois),
+        }
 
 
 class ViewerRandom(Strategy):  # type: ignore[misc]
@@ -81,9 +96,14 @@ class ViewerRandom(Strategy):  # type: ignore[misc]
         return chosen(request, datastore)
 
 
-def strategies(store: ModelStore) -> dict[str, Strategy]:
+def strategies(queue: Queue) -> dict[str, Strategy]:
     """Return all strategies; `uncol` first, which Slicer then offers first."""
     leases = Leases()
-    made: dict[str, Strategy] = {name: UncolStrategy(name, store, leases) for name in STRATEGIES}
+    made: dict[str, Strategy] = {name: UncolStrategy(name, queue, leases) for name in STRATEGIES}
     made["random"] = ViewerRandom(made["random"], made["uncol"])
     return made
+
+
+def pool_of(datastore: Datastore) -> tuple[set[str], set[str]]:
+    """Return the cases without and with a submitted label."""
+    return set(datastore.get_unlabeled_images()), set(datastore.get_labeled_images())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,14 +19,18 @@ from uncol.errors import RequestError, UncolError
 from uncol.settings import Settings
 from uncol.tasks.datastore import case_of
 from uncol.tasks.results import truth
+from uncol.training.calibrate import read_doubts
 from uncol.training.evaluate import mean_of
 from uncol.training.progress import ProgressFile, read_stats
-from uncol.training.round import RoundSettings, check_pool, train_round
+from uncol.training.round import check_pool, train_round
+from uncol.training.settings import RoundSettings
+from uncol.training.versions import ModelStore
 
 logger = logging.getLogger(__name__)
 
 NICENESS = 5  # an annotator's request goes before training
 MAX_STEP_SCALE = 20.0
+SHOWN = 5  # labels in doubt that the statistics list
 
 
 class UncolTrain(TrainTask):  # type: ignore[misc]
@@ -53,6 +58,10 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
             # stopped: MONAI Label kills the child, which can write no last state
             stats["total_time"] = stats.pop("current_time", "0:00:00")
             stats["phase"] = "stopped"
+        store = ModelStore(self.folder)
+        version = store.current()
+        if stats and version is not None:
+            stats["label_check"] = [doubt.text for doubt in read_doubts(store, version)[:SHOWN]]
         return stats
 
     def check(self, request: Mapping[str, Any], datastore: Datastore) -> None:
@@ -85,16 +94,8 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
             raise RequestError(
                 f"step_scale must be over 0 and at most {MAX_STEP_SCALE}, got {scale}."
             )
-        settings = self.settings
-        return RoundSettings(
-            labels=settings.labels,
-            preset=settings.preset,
-            teacher=settings.teacher,
-            teacher_weights=settings.teacher_weights,
-            mode=settings.mode,
-            modality=settings.modality,
-            model_dir=settings.model_dir,
-            device=torch.device(name_to_device(request.get("device"))),
+        return replace(
+            round_settings(self.settings, request.get("device")),
             seed=seed,
             step_scale=scale,
             labeled_only=truth(request.get("labeled_only", False)),
@@ -115,6 +116,20 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
         for name, reason in outcome.left_out.items():
             logger.warning("Left out %s: %s", name, reason)
         return self.stats()
+
+
+def round_settings(settings: Settings, device: object) -> RoundSettings:
+    """Return the app's settings as rounds and surveys take them."""
+    return RoundSettings(
+        labels=settings.labels,
+        preset=settings.preset,
+        teacher=settings.teacher,
+        teacher_weights=settings.teacher_weights,
+        mode=settings.mode,
+        modality=settings.modality,
+        model_dir=settings.model_dir,
+        device=torch.device(name_to_device(device)),
+    )
 
 
 def _note(metric: float | None) -> str:

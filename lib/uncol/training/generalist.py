@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,14 +13,17 @@ from torch import Tensor
 
 from uncol.data.augment import CropMap
 from uncol.inference.prompting import class_masks, prompt_view
-from uncol.method.mode import Mode
+from uncol.method.mode import MODES, Mode
 from uncol.method.stages import Knowledge
+from uncol.networks.teachers import load_teacher
 from uncol.networks.teachers.protocol import Encoded, GeneralizedTeacher
 from uncol.networks.teachers.views import Letterbox, even_slices, plane_axes, slices_along
 from uncol.training.embeddings import EmbeddingCache
+from uncol.training.settings import RoundSettings
 from uncol.training.store import TrainingCase, annotated
 from uncol.types import Array
 
+AXIS_TRIALS = 3  # annotated cases on which the slice axis is tried
 HIDDEN_GRID = 16  # teacher states are pooled to this many tokens a side
 REACH = 0.75  # a slice speaks for tokens up to this many token sizes away
 Shape = tuple[int, int, int]
@@ -157,6 +160,17 @@ class Generalist:
         if uncertainty is None:  # the semantic path needs annotation; stage 2 has none
             seen.semantic = seen.views.stack(torch.stack(tokens))
 
+    def describe(self, case: TrainingCase, count: int) -> Tensor:
+        """Return where a case lies in the teacher's space: image features `(d,)`, pooled.
+
+        Args:
+            case: any case.
+            count: views to pool over.
+        """
+        views = self._views(case, count)
+        images = [self._encoded(case, views, index).image.float() for index in views.indices]
+        return torch.stack([image.flatten(2).mean(dim=2)[0] for image in images]).mean(dim=0)
+
     def knowledge(
         self, case: TrainingCase, place: CropMap, tokens: Shape, *, semantic: bool
     ) -> Knowledge:
@@ -223,6 +237,39 @@ class Generalist:
         return self.cache.get(key, compute)
 
 
+def open_generalist(labeled: Sequence[TrainingCase], settings: RoundSettings) -> Generalist | None:
+    """Load the generalized teacher of the settings and choose its slice axis; None for `none`.
+
+    Args:
+        labeled: annotated cases, on the first of which the axis is tried.
+        settings: name, weights, cache folder, mode, device and seed.
+
+    Raises:
+        WeightsError: it cannot be loaded.
+    """
+    teacher = load_teacher(
+        settings.teacher,
+        weights=settings.teacher_weights,
+        weights_dir=settings.model_dir / "weights",
+    )
+    if teacher is None:
+        return None
+    teacher.network.to(settings.device)
+    cache = EmbeddingCache(settings.model_dir / "cache" / "embeddings")
+
+    def make(axis: int) -> Generalist:
+        return Generalist(
+            teacher,
+            cache,
+            axis=axis,
+            mode=MODES[settings.mode],
+            device=settings.device,
+            generator=np.random.default_rng(settings.seed),
+        )
+
+    return make(better_axis(teacher, labeled[:AXIS_TRIALS], make))
+
+
 def better_axis(
     teacher: GeneralizedTeacher,
     cases: Iterable[TrainingCase],
@@ -256,8 +303,7 @@ def _agreement(generalist: Generalist, cases: Iterable[TrainingCase]) -> float:
         label, _ = annotated(torch.from_numpy(case.label[0]))
         classes = int(label.max()) + 1
         generalist.prompt(case, label, classes, None)
-        whole = CropMap(case.shape, torch.eye(3), torch.zeros(3))
-        probs, exists = generalist.probs(case.name, whole, classes)
+        probs, exists = generalist.probs(case.name, CropMap.whole(case.shape), classes)
         found, truth = (
             (probs > 0.5) & exists,
             exists[None] & (label[None] == torch.arange(1, classes)[:, None, None, None]),

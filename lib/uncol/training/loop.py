@@ -24,6 +24,7 @@ from uncol.training.batches import CropSource, Drawn
 from uncol.training.generalist import Generalist
 from uncol.training.plan import Plan
 from uncol.training.store import TrainingCase
+from uncol.uncertainty.maps import entropy
 
 MOMENTUM = 0.99
 CLIP = 5.0
@@ -63,6 +64,16 @@ class Run:
     teacher: nn.Module
     adapters: Adapters | None
     generator: torch.Generator
+
+    def deployed(self, mode: str) -> Student:
+        """Return the network to deploy: the averaged student, or the last one as released.
+
+        Both are the same network; the average varies less from step to step than its last state.
+        """
+        chosen = self.student if mode == "release" else self.teacher
+        if not isinstance(chosen, Student):
+            raise TypeError(type(chosen))
+        return chosen.eval()
 
 
 class Trainer:
@@ -240,7 +251,7 @@ class Trainer:
             image = case.tensor()
             answer = predict(teacher, image, self.preset.crop, device=self.device)
             mask, classes = answer.probs.argmax(dim=0), answer.probs.shape[0]
-            self.generalist.prompt(case, mask, classes, answer.entropy)
+            self.generalist.prompt(case, mask, classes, entropy(answer.probs, dim=0))
         teacher.train(training)
 
 

@@ -13,7 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from uncol.training.loop import Step
 from uncol.training.plan import Plan
-from uncol.training.round import Outcome, Reporter
+from uncol.training.round import Outcome
+from uncol.training.settings import Reporter
 from uncol.training.versions import write_json
 
 logger = logging.getLogger(__name__)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,63 +18,16 @@ from uncol.inference.predict import predict
 from uncol.method.mode import MODES
 from uncol.networks.presets import Preset, choose_preset, fit_preset
 from uncol.networks.student import Student
-from uncol.networks.teachers import load_teacher
-from uncol.networks.teachers.protocol import GeneralizedTeacher
-from uncol.training.embeddings import EmbeddingCache
 from uncol.training.evaluate import dice_per_label
-from uncol.training.generalist import Generalist, better_axis
-from uncol.training.loop import Step, Trainer, new_run
+from uncol.training.generalist import Generalist, open_generalist
+from uncol.training.loop import Trainer, new_run
 from uncol.training.plan import Plan, make_plan
+from uncol.training.settings import Reporter, RoundSettings
 from uncol.training.store import CaseStore, TrainingCase, annotated
 from uncol.training.versions import Manifest, ModelStore, spec_to
 
 LEAST_LABELED = 2
-AXIS_TRIALS = 3  # annotated cases on which the slice axis is tried
 PACKAGES = ("torch", "monai", "monailabel", "numpy", "uncol")
-
-
-@dataclass(frozen=True)
-class RoundSettings:
-    """What a round is made with; see `settings.Settings` for the meaning of most.
-
-    Attributes:
-        labels: name to value.
-        preset: preset name or `auto`.
-        teacher: the generalized teacher's name.
-        teacher_weights: its file, or None.
-        mode: `intended` or `release`.
-        modality: intensity normalization.
-        model_dir: folder of versions, caches and weights.
-        device: where it computes.
-        seed: seed of networks, crops and clicks.
-        step_scale: multiplies the planned steps.
-        labeled_only: train although nothing is unlabeled.
-    """
-
-    labels: Mapping[str, int]
-    preset: str
-    teacher: str
-    teacher_weights: Path | None
-    mode: str
-    modality: str
-    model_dir: Path
-    device: torch.device
-    seed: int = 0
-    step_scale: float = 1.0
-    labeled_only: bool = False
-
-
-class Reporter:
-    """Hears how a round goes; the default hears nothing. Subclass what is wanted."""
-
-    def phase(self, text: str) -> None:
-        """Hear that a phase begins."""
-
-    def planned(self, plan: Plan) -> None:
-        """Hear the budget."""
-
-    def step(self, step: Step) -> None:
-        """Hear of a training step."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +108,7 @@ def train_round(cases: Sequence[Case], settings: RoundSettings, reporter: Report
     )
     for step in trainer.run():
         reporter.step(step)
-    student = deployed(run.teacher, run.student, mode=settings.mode)
+    student = run.deployed(settings.mode)
     reporter.phase("judging on held-out cases")
     metrics = judge(student, prepared.held_out, preset, settings)
     manifest = Manifest(
@@ -184,17 +136,6 @@ def train_round(cases: Sequence[Case], settings: RoundSettings, reporter: Report
     reporter.phase("publishing")
     version = ModelStore(settings.model_dir / "uncol").publish(student, manifest)
     return Outcome(version, metrics, left_out)
-
-
-def deployed(teacher: torch.nn.Module, student: Student, *, mode: str) -> Student:
-    """Return the weights to deploy: the averaged student, or the last one as released.
-
-    Both are the same network; the average varies less from step to step than its last state.
-    """
-    chosen = student if mode == "release" else teacher
-    if not isinstance(chosen, Student):
-        raise TypeError(type(chosen))
-    return chosen.eval()
 
 
 def judge(
@@ -283,28 +224,10 @@ def _preset(grids: list[Grid], space: Space, settings: RoundSettings) -> tuple[s
 def _generalist(
     prepared: _Prepared, plan: Plan, settings: RoundSettings, reporter: Reporter
 ) -> Generalist | None:
-    teacher = load_teacher(
-        settings.teacher,
-        weights=settings.teacher_weights,
-        weights_dir=settings.model_dir / "weights",
-    )
-    if teacher is None:
-        return None
-    teacher.network.to(settings.device)
-    cache = EmbeddingCache(settings.model_dir / "cache" / "embeddings")
-
-    def make(axis: int) -> Generalist:
-        return Generalist(
-            teacher,
-            cache,
-            axis=axis,
-            mode=MODES[settings.mode],
-            device=settings.device,
-            generator=np.random.default_rng(settings.seed),
-        )
-
     reporter.phase("choosing the plane of the generalized teacher")
-    generalist = make(_axis(teacher, prepared, make))
+    generalist = open_generalist(prepared.labeled, settings)
+    if generalist is None:
+        return None
     classes = len(settings.labels) + 1
     total = len(prepared.labeled) + len(prepared.unlabeled)
     for done, case in enumerate((*prepared.labeled, *prepared.unlabeled), start=1):
@@ -314,14 +237,8 @@ def _generalist(
         if case.label is not None:
             label, _ = annotated(torch.from_numpy(case.label[0]))
             generalist.prompt(case, label, classes, None)
-    cache.trim()
+    generalist.cache.trim()
     return generalist
-
-
-def _axis(
-    teacher: GeneralizedTeacher, prepared: _Prepared, make: Callable[[int], Generalist]
-) -> int:
-    return better_axis(teacher, prepared.labeled[:AXIS_TRIALS], make)
 
 
 def _version(package: str) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from uncol.data.cases import Case
 from uncol.data.frame import Space, as_tensor
-from uncol.data.labels import IGNORE_VALUE, map_label
+from uncol.data.labels import IGNORE_VALUE, annotated_part, map_label
 from uncol.data.preprocess import prepare
 from uncol.data.scan import read_label, read_scan
 from uncol.errors import LabelError, StorageError
@@ -97,6 +97,7 @@ class CaseStore:
             if not volume.grid.matches(scan.grid):
                 raise LabelError(grid_mismatch(case.name, volume.grid.shape, scan.grid.shape))
             mapped = map_label(volume.array, case.segments, self.labels, case=case.name)
+            mapped = annotated_part(mapped)
             label = prepared.frame.to_working(as_tensor(mapped), nearest=True).numpy()
         working = prepared.frame.working.spacing_mm
         low = float(prepared.image.min())

@@ -3,6 +3,7 @@
 model_dir/uncol/versions/<n>/student.safetensors   weights
 model_dir/uncol/versions/<n>/manifest.json         how it was made
 model_dir/uncol/current                            the number of the served version
+model_dir/uncol/scores/<n>/                        what was found out about it after publishing
 """
 
 from __future__ import annotations
@@ -126,6 +127,10 @@ class ModelStore:
             ) from error
         load_state(student, state, origin=str(path))
         return student.eval(), manifest
+
+    def sidecars(self, version: int) -> Path:
+        """Return the folder of what was found out about a version after publishing."""
+        return self.folder / "scores" / str(version)
 
     def publish(self, student: Student, manifest: Manifest) -> int:
         """Write a new version and make it the current one.

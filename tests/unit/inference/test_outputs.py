@@ -9,9 +9,11 @@ from torch import nn
 
 from uncol.data.frame import Space, choose_space
 from uncol.data.scan import Grid, Volume, read_label, read_scan, write_volume
-from uncol.inference.outputs import bands, overlay, rois, segment, summary
+from uncol.inference.outputs import bands, overlay, segment, summary
 from uncol.networks.student import StudentOutput
 from uncol.training.evaluate import dice
+from uncol.uncertainty.calibration import Band, Calibration
+from uncol.uncertainty.quality import fit_quality
 
 LABELS = {"body": 1, "core": 2}
 CPU = torch.device("cpu")
@@ -65,6 +67,7 @@ def run(scan: Volume, space: Space):
         window=(24, 24, 24),
         labels=LABELS,
         device=CPU,
+        calibration=Calibration(),
     )
 
 
@@ -124,6 +127,7 @@ def test_a_single_image_comes_back_as_one(tmp_path) -> None:
         window=(32, 32, 1),
         labels=LABELS,
         device=CPU,
+        calibration=Calibration(),
     )
     np.testing.assert_array_equal(result.label, truth[..., middle : middle + 1])
     write_volume(tmp_path / "label.png", result.label, grid)
@@ -131,36 +135,24 @@ def test_a_single_image_comes_back_as_one(tmp_path) -> None:
 
 
 def test_bands_are_numbered_from_the_most_uncertain() -> None:
-    assert bands(np.array([0.0, 0.24, 0.25, 0.49, 0.5, 1.0])).tolist() == [0, 0, 2, 2, 1, 1]
+    found = bands(np.array([0.0, 0.24, 0.25, 0.49, 0.5, 1.0]), Calibration())
+    assert found.tolist() == [0, 0, 2, 2, 1, 1]
 
 
 def test_the_overlay_puts_bands_behind_the_anatomys_numbers() -> None:
     label = np.array([0, 1, 2, 2], dtype=np.uint8)
     unsure = np.array([0.0, 0.1, 0.3, 0.9])
-    assert overlay(label, unsure, 2).tolist() == [0, 1, 4, 3]
+    assert overlay(label, unsure, 2, Calibration()).tolist() == [0, 1, 4, 3]
 
 
-@given(ORIENTATIONS)
-def test_places_lie_on_the_uncertain_voxels_in_lps(orientation) -> None:
-    scan, _ = make_scan(*orientation, (0.0, 0.0, 0.0), (2.0, 2.0, 2.0))
-    result = run(scan, choose_space([scan.grid]))
-    unsure = np.zeros(scan.grid.shape, dtype=np.float32)
-    unsure[3:6, 4:9, 10:12] = 0.9
-    unsure[20:22, 20:22, 20:22] = 0.6
-    found = rois(
-        type(result)(result.label, unsure, result.disagreement, result.confidence, result.grid),
-        LABELS,
-    )
-    assert [round(place["score"], 1) for place in found] == [27.0, 4.8]
-    middle = scan.grid.affine @ [4.0, 6.0, 10.5, 1.0]  # RAS
-    np.testing.assert_allclose(found[0]["center_mm"], [-middle[0], -middle[1], middle[2]])
-    assert sorted(found[0]["size_mm"]) == [4.0, 6.0, 10.0]
-    assert found[0]["slice"] in (10, 11)
+def test_calibrated_thresholds_make_the_bands() -> None:
+    strict = Calibration(high=Band(threshold=0.9), medium=Band(threshold=0.6))
+    assert bands(np.array([0.5, 0.7, 0.95]), strict).tolist() == [0, 2, 1]
 
 
 def test_the_summary_says_what_clients_rely_on() -> None:
     scan, _ = make_scan((0, 1, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (2.0, 2.0, 2.0))
-    told = summary(run(scan, choose_space([scan.grid])), LABELS, version=4)
+    told = summary(run(scan, choose_space([scan.grid])), LABELS, Calibration(), version=4)
     assert told["model_version"] == 4
     assert told["quality"]["band"] == "accept"
     assert told["quality"]["dice"] == pytest.approx(1.0, abs=0.01)
@@ -185,13 +177,28 @@ def test_a_student_that_finds_nothing_asks_for_a_redo() -> None:
         window=(24, 24, 24),
         labels=LABELS,
         device=CPU,
+        calibration=Calibration(),
     )
-    told = summary(result, LABELS, version=1)
+    told = summary(result, LABELS, Calibration(), version=1)
     assert told["quality"] == {
         "dice": 0.0,
         "interval": [0.0, 0.0],
         "calibrated": False,
         "band": "redo",
+        "observed": None,
         "per_label": {"body": None, "core": None},
     }
     assert told["rois"] == []
+
+
+def test_a_calibrated_estimate_comes_with_an_interval_and_what_its_band_was_worth() -> None:
+    scan, _ = make_scan((0, 1, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (2.0, 2.0, 2.0))
+    confidence = {name: [0.9, 0.95, 0.97, 0.99] for name in LABELS}
+    dice_of = {name: [0.70, 0.76, 0.77, 0.80] for name in LABELS}
+    quality = fit_quality(confidence, dice_of, confidence)
+    result = run(scan, choose_space([scan.grid]))
+    told = summary(result, LABELS, Calibration(quality=quality), version=1)["quality"]
+    assert told["calibrated"]
+    assert 0.7 < told["dice"] < 0.85  # it is sure of itself, and such cases turned out so
+    assert told["interval"][0] < told["dice"] < told["interval"][1]
+    assert told["observed"] == {"cases": 4, "below": 0}

@@ -26,7 +26,7 @@ from uncol.networks.teachers.views import Letterbox
 from uncol.training import evaluate
 from uncol.training.round import Reporter, RoundSettings, train_round
 from uncol.training.versions import ModelStore
-from uncol.uncertainty import entropy
+from uncol.uncertainty.maps import entropy
 
 BOTH = pytest.mark.parametrize("mode", ["intended", "release"])
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uncol.uncertainty import entropy, head_disagreement, soft_dice_confidence
+from uncol.uncertainty.maps import entropy, head_disagreement, soft_dice_confidence
 
 
 def voxel(*probs):

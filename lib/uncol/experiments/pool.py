@@ -1,0 +1,69 @@
+"""A labeled pool on disk, drawn into parts by a seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from uncol.data.cases import Case
+from uncol.data.scan import file_extension
+from uncol.errors import RequestError
+
+
+@dataclass(frozen=True)
+class LabeledPool:
+    """Scans with true labels.
+
+    Attributes:
+        images: folder of scans.
+        truth: folder of labels, same file names.
+        labels: name to value.
+        files: file names that both folders hold, sorted.
+    """
+
+    images: Path
+    truth: Path
+    labels: dict[str, int]
+    files: tuple[str, ...]
+
+    def case(self, file: str, *, annotated: bool) -> Case:
+        """Return a case, with its label or as if it had none."""
+        name = file[: len(file) - len(file_extension(file))]
+        return Case(name, self.images / file, self.truth / file if annotated else None)
+
+    def cases(self, labeled: Iterable[str], unlabeled: Iterable[str]) -> list[Case]:
+        """Return the cases of a training."""
+        return [self.case(file, annotated=True) for file in labeled] + [
+            self.case(file, annotated=False) for file in unlabeled
+        ]
+
+    def shuffled(self, seed: int) -> list[str]:
+        """Return all files in an order that only the seed decides."""
+        files = list(self.files)
+        random.Random(seed).shuffle(files)
+        return files
+
+
+def open_pool(studies: Path, labels: str) -> LabeledPool:
+    """Open a folder with `images/` and `labels/`.
+
+    Args:
+        studies: the folder.
+        labels: names of the label values 1, 2, ..., "a,b".
+
+    Raises:
+        RequestError: a folder is missing, or nothing lies in both.
+    """
+    images, truth = studies / "images", studies / "labels"
+    if not images.is_dir() or not truth.is_dir():
+        raise RequestError(f"{studies} must hold the folders images/ and labels/.")
+    files = sorted(path.name for path in images.iterdir() if (truth / path.name).is_file())
+    if not files:
+        raise RequestError(f"No file of {images} has a label of the same name in {truth}.")
+    names = [name.strip() for name in labels.split(",") if name.strip()]
+    if not names:
+        raise RequestError('Name the labels of values 1, 2, ...: --labels "a,b".')
+    values = {name: value for value, name in enumerate(names, start=1)}
+    return LabeledPool(images, truth, values, tuple(files))

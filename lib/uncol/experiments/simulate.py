@@ -1,0 +1,269 @@
+"""`uncol simulate`: replay annotation on a labeled pool, a strategy after the other.
+
+Every point is a real round: the app's training on what is labeled by then, the new student's
+scores of the rest, the strategy's choice among them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from scipy import stats
+
+from uncol.data.scan import read_label, read_scan
+from uncol.errors import RequestError
+from uncol.experiments.pool import LabeledPool
+from uncol.selection.scores import Score, embeddings_of
+from uncol.selection.strategies import STRATEGIES, Candidates
+from uncol.selection.survey import Found, embed, score_of
+from uncol.training.evaluate import dice_per_label
+from uncol.training.published import Published, load_published
+from uncol.training.round import train_round
+from uncol.training.settings import Reporter, RoundSettings
+from uncol.training.versions import ModelStore
+from uncol.types import Array
+
+BASELINE = "foreground_random"  # what nnActive found that hardly any strategy beats
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What is replayed.
+
+    Attributes:
+        pool: labeled scans.
+        strategies: names, see `STRATEGIES`.
+        start: cases labeled at random before the first choice.
+        step: cases chosen at a time.
+        stop: labeled cases at which it ends.
+        seeds: each draws its own test cases, first cases and network.
+        test: cases that judge; they never train.
+        cases: most cases of the pool that take part, test ones aside.
+        settings: how a round trains; model folder and seed are the simulation's own.
+        out: JSON lines file; what it holds is not computed again.
+    """
+
+    pool: LabeledPool
+    strategies: tuple[str, ...]
+    start: int
+    step: int
+    stop: int
+    seeds: tuple[int, ...]
+    test: int
+    cases: int
+    settings: RoundSettings
+    out: Path
+
+    def check(self) -> None:
+        """Refuse what cannot be replayed.
+
+        Raises:
+            RequestError: a strategy is unknown, or there are too few cases.
+        """
+        unknown = [name for name in self.strategies if name not in STRATEGIES]
+        if unknown:
+            raise RequestError(f"No strategy '{unknown[0]}'; choose of {', '.join(STRATEGIES)}.")
+        if not 2 <= self.start <= self.stop or self.step < 1:
+            raise RequestError("--start must be 2 or more, --stop no less, --step 1 or more.")
+        if len(self.pool.files) < self.stop + self.test:
+            raise RequestError(
+                f"{self.pool.images} holds {len(self.pool.files)} labeled scans; {self.stop} to "
+                f"label and {self.test} to judge are needed."
+            )
+
+
+Point = dict[str, Any]
+Judged = tuple[float, dict[str, Score]]
+
+
+def simulate(simulation: Simulation, console: Console) -> list[Point]:
+    """Replay, write lines and plot, print a table; returns all points.
+
+    Raises:
+        RequestError: it cannot be replayed.
+    """
+    simulation.check()
+    counts = list(range(simulation.start, simulation.stop + 1, simulation.step))
+    simulation.out.parent.mkdir(parents=True, exist_ok=True)
+    done = _read(simulation.out)
+    columns = (
+        TextColumn("{task.description:<60}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        total = len(simulation.strategies) * len(simulation.seeds) * len(counts)
+        task = progress.add_task("simulating", total=total)
+        for seed in simulation.seeds:
+            with tempfile.TemporaryDirectory() as folder:
+                replay = _Replay(simulation, seed, Path(folder))
+                for strategy in simulation.strategies:
+                    known = [p for p in done if p["strategy"] == strategy and p["seed"] == seed]
+                    for point in replay.play(strategy, counts, known):
+                        text = f"seed {seed}, {strategy}: {point['labelled']} labeled"
+                        progress.update(task, advance=1, description=text)
+    points = _read(simulation.out)
+    chosen = [p for p in points if p["strategy"] in simulation.strategies]
+    plot(chosen, simulation.out.with_suffix(".png"))
+    console.print(table(chosen))
+    return chosen
+
+
+class _Replay:
+    """All rounds of one seed; a round that two strategies share is computed once."""
+
+    def __init__(self, simulation: Simulation, seed: int, folder: Path) -> None:
+        self.simulation = simulation
+        self.seed = seed
+        self.settings = replace(simulation.settings, model_dir=folder, seed=seed)
+        self.store = ModelStore(folder / "uncol")
+        files = simulation.pool.shuffled(seed)
+        self.test = files[: simulation.test]
+        self.files = files[simulation.test :][: simulation.cases]
+        self._judged: dict[frozenset[str], Judged] = {}
+
+    def play(self, strategy: str, counts: Sequence[int], known: Sequence[Point]) -> Iterator[Point]:
+        """Yield a strategy's points, from the file where they are there."""
+        held = {point["labelled"]: point for point in known}
+        labeled = self.files[: self.simulation.start]
+        for count in counts:
+            point = held.get(count)
+            if point is None:
+                dice, scores = self._round(labeled)
+                point = {
+                    "strategy": strategy,
+                    "seed": self.seed,
+                    "labelled": count,
+                    "dice": dice,
+                    "next": self._choose(strategy, labeled, scores),
+                }
+                with self.simulation.out.open("a") as stream:
+                    stream.write(json.dumps(point) + "\n")
+            labeled = labeled + point["next"]
+            yield point
+
+    def _round(self, labeled: Sequence[str]) -> Judged:
+        key = frozenset(labeled)
+        if key not in self._judged:
+            unlabeled = [file for file in self.files if file not in key]
+            pool = self.simulation.pool
+            outcome = train_round(pool.cases(sorted(labeled), unlabeled), self.settings, Reporter())
+            published = load_published(self.store, outcome.version, self.settings.device)
+            shutil.rmtree(self.store.folder / "versions" / str(outcome.version))
+            scores = {
+                file: score_of(file, published, published.segment(read_scan(pool.images / file)))
+                for file in unlabeled
+            }
+            self._judged[key] = (self._test(published), scores)
+        return self._judged[key]
+
+    def _test(self, published: Published) -> float:
+        pool = self.simulation.pool
+        rows = []
+        for file in self.test:
+            found = published.segment(read_scan(pool.images / file)).label
+            rows.append(dice_per_label(found, read_label(pool.truth / file).array, pool.labels))
+        return float(np.mean([np.nanmean([row[name] for row in rows]) for name in pool.labels]))
+
+    def _choose(
+        self, strategy: str, labeled: Sequence[str], scores: Mapping[str, Score]
+    ) -> list[str]:
+        candidates = Candidates(frozenset(scores), frozenset(labeled), scores, self._embeddings())
+        order = STRATEGIES[strategy][1](candidates, self.seed)
+        return [choice.case for choice in order[: self.simulation.step]]
+
+    def _embeddings(self) -> dict[str, tuple[float, ...]]:
+        """Return embeddings by file name; of the whole pool, computed once."""
+        kept = embeddings_of(self.store, self.settings.teacher)
+        cases = {self.simulation.pool.case(f, annotated=False).name: f for f in self.files}
+        if cases.keys() - kept.read().keys():
+            unlabeled = [self.simulation.pool.case(file, annotated=False) for file in self.files]
+            embed(self.store, unlabeled, self.settings, Reporter(), Found())
+        return {cases[name]: one.vector for name, one in kept.read().items() if name in cases}
+
+
+def areas(points: Sequence[Point]) -> dict[str, dict[int, float]]:
+    """Return the mean Dice over the curve (trapezoids) a strategy and seed, of complete curves."""
+    counts = sorted({point["labelled"] for point in points})
+    curves: dict[str, dict[int, dict[int, float]]] = {}
+    for point in points:
+        curve = curves.setdefault(point["strategy"], {}).setdefault(point["seed"], {})
+        curve[point["labelled"]] = point["dice"]
+    width = max(counts[-1] - counts[0], 1)
+    return {
+        strategy: {
+            seed: float(np.trapz([curve[c] for c in counts], counts) / width)
+            if len(counts) > 1
+            else curve[counts[0]]
+            for seed, curve in seeds.items()
+            if len(curve) == len(counts)
+        }
+        for strategy, seeds in curves.items()
+    }
+
+
+def table(points: Sequence[Point]) -> Table:
+    """Return areas with spread, and paired differences to the baseline with 95 % t intervals."""
+    shown = Table(title="Mean Dice over the annotation curve")
+    for title in ("strategy", "area", "deviation over seeds", f"minus {BASELINE}", "seeds"):
+        shown.add_column(title, justify="left" if title == "strategy" else "right")
+    found = areas(points)
+    for strategy, seeds in found.items():
+        values = np.array(list(seeds.values()))
+        shared = sorted(set(seeds) & set(found.get(BASELINE, {})))
+        gaps = np.array([seeds[seed] - found[BASELINE][seed] for seed in shared])
+        spread = f"{values.std(ddof=1):.4f}" if len(values) > 1 else ""
+        shown.add_row(strategy, f"{values.mean():.4f}", spread, _gap(gaps), str(len(values)))
+    return shown
+
+
+def plot(points: Sequence[Point], path: Path) -> None:
+    """Draw Dice against labeled cases, a band of one deviation over seeds a strategy."""
+    import matplotlib  # noqa: PLC0415 - slow import, only here
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for strategy in dict.fromkeys(point["strategy"] for point in points):
+        counts = sorted({p["labelled"] for p in points if p["strategy"] == strategy})
+        rows = [
+            [p["dice"] for p in points if (p["strategy"], p["labelled"]) == (strategy, c)]
+            for c in counts
+        ]
+        mean, spread = (np.array([f(row) for row in rows]) for f in (np.mean, np.std))
+        (line,) = axes.plot(counts, mean, marker="o", label=strategy)
+        axes.fill_between(counts, mean - spread, mean + spread, alpha=0.15, color=line.get_color())
+    axes.set(xlabel="labeled cases", ylabel="mean Dice on unseen cases")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _gap(gaps: Array) -> str:
+    if len(gaps) < 2 or not gaps.any():
+        return "" if len(gaps) < 2 else "0"
+    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
+    return f"{gaps.mean():+.4f} ({gaps.mean() - half:+.4f} to {gaps.mean() + half:+.4f})"
+
+
+def _read(path: Path) -> list[Point]:
+    """Return the points of a file; a line that a kill cut short is left out."""
+    points = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            points.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return points

@@ -1,0 +1,340 @@
+"""`uncol benchmark uncertainty`: are the map and the estimate true, beside MONAI Label's own?
+
+Both judge the same published student on the same unseen cases; errors are those of the label that
+the annotator gets. Each runs in a process of its own, so that their peak memory can be told apart.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import platform
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy import ndimage
+
+from uncol.data.frame import make_frame
+from uncol.data.scan import read_label, read_scan
+from uncol.errors import RequestError
+from uncol.experiments.pool import LabeledPool
+from uncol.selection.survey import score_of
+from uncol.tasks.epistemic import EpistemicByMonaiLabel
+from uncol.training.calibrate import calibrate
+from uncol.training.evaluate import dice_per_label, mean_of
+from uncol.training.published import Published, load_published
+from uncol.training.round import train_round
+from uncol.training.settings import Reporter, RoundSettings
+from uncol.training.versions import ModelStore
+from uncol.types import Array
+from uncol.uncertainty import validity
+from uncol.uncertainty.calibration import Calibration
+from uncol.uncertainty.validity import Counts, Measured
+
+NEAR_VOXELS = 5  # voxels from the predicted foreground within which voxels are judged
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is measured on.
+
+    Attributes:
+        pool: labeled scans.
+        labeled: how many train with their label.
+        unlabeled: how many train without.
+        test: how many judge; the student never sees them.
+        seed: draws the parts and seeds the training.
+        model_dir: where the student is trained; one that lies there from the same parts is reused.
+    """
+
+    pool: LabeledPool
+    labeled: int
+    unlabeled: int
+    test: int
+    seed: int
+    model_dir: Path
+
+    def parts(self) -> tuple[list[str], list[str], list[str]]:
+        """Return the files of the three parts.
+
+        Raises:
+            RequestError: the pool is too small.
+        """
+        files = self.pool.shuffled(self.seed)
+        first, second = self.labeled, self.labeled + self.unlabeled
+        if len(files) < second + self.test:
+            raise RequestError(
+                f"{self.pool.images} holds {len(files)} labeled scans; {second + self.test} are "
+                "needed. Ask for fewer test or unlabeled ones."
+            )
+        return files[:first], files[first:second], files[second : second + self.test]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What one method said of one case.
+
+    Attributes:
+        counts: its voxels near the predicted foreground.
+        estimate: of Dice; only its order counts where a method gives another scale.
+        interval: of Dice, or None where a method gives none.
+        dice: the truth, mean over labels.
+        seconds: what it took.
+    """
+
+    counts: Counts
+    estimate: float
+    interval: tuple[float, float] | None
+    dice: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method's results.
+
+    Attributes:
+        cases: a case each.
+        peak_mib: peak memory above that after loading.
+    """
+
+    cases: list[Judged]
+    peak_mib: float
+
+
+def measure(setup: Setup, console: Console) -> dict[str, Any]:
+    """Train if needed, measure both methods, print a table; returns the figures.
+
+    Raises:
+        RequestError: the pool is too small, or the folder holds a student of other parts.
+    """
+    labeled, unlabeled, test = setup.parts()
+    settings = RoundSettings(
+        labels=setup.pool.labels,
+        preset="auto",
+        teacher="litemedsam",
+        teacher_weights=None,
+        mode="intended",
+        modality="auto",
+        model_dir=setup.model_dir,
+        device=CPU,
+        seed=setup.seed,
+    )
+    seconds = _prepare(setup, settings, console)
+    figures = {}
+    arms: dict[str, Callable[..., Arm]] = {
+        "uncol, uncalibrated": _uncalibrated,
+        "uncol": _ours,
+        "MONAI Label epistemic, 5 samples": _theirs,
+    }
+    for name, arm in arms.items():
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as own:
+            figures[name] = _figures(own.submit(arm, setup.pool, test, setup.model_dir).result())
+    report = {
+        "command": " ".join(["uncol", *sys.argv[1:]]),
+        "seed": setup.seed,
+        "data": str(setup.pool.images),
+        "labeled": len(labeled),
+        "unlabeled": len(unlabeled),
+        "test": len(test),
+        "preparation_seconds": seconds,
+        "machine": platform.processor() or platform.machine(),
+        "versions": {n: package_version(n) for n in ("torch", "monai", "monailabel")},
+        "figures": figures,
+    }
+    console.print(_table(figures))
+    return report
+
+
+def _prepare(setup: Setup, settings: RoundSettings, console: Console) -> dict[str, float]:
+    """Train and calibrate the student, unless that was done before."""
+    labeled, unlabeled, _ = setup.parts()
+    cases = setup.pool.cases(labeled, unlabeled)
+    store = ModelStore(settings.model_dir / "uncol")
+    seconds: dict[str, float] = {}
+    with console.status("training") as status:
+        reporter = _Status(status.update)
+        start = time.monotonic()
+        if store.current() is None:
+            train_round(cases, settings, reporter)
+            seconds["train"] = round(time.monotonic() - start)
+        number = store.current() or 0
+        known = {name for part in store.manifest(number).cases.values() for name in part}
+        if known != {case.name for case in cases}:
+            raise RequestError(
+                f"{settings.model_dir} holds a student that was trained on other cases. "
+                "Choose another --model-dir."
+            )
+        start = time.monotonic()
+        calibrate(cases, number, settings, reporter)
+        seconds["calibrate"] = round(time.monotonic() - start)
+    return seconds
+
+
+class _Status(Reporter):
+    def __init__(self, show: Callable[[str], object]) -> None:
+        self._show = show
+
+    def phase(self, text: str) -> None:
+        self._show(text)
+
+
+def _ours(pool: LabeledPool, test: Sequence[str], model_dir: Path) -> Arm:
+    return _student(pool, test, load_published(*_current(model_dir), CPU))
+
+
+def _uncalibrated(pool: LabeledPool, test: Sequence[str], model_dir: Path) -> Arm:
+    published = load_published(*_current(model_dir), CPU)
+    return _student(
+        pool,
+        test,
+        Published(published.student, published.manifest, Calibration(), CPU),
+    )
+
+
+def _student(pool: LabeledPool, test: Sequence[str], published: Published) -> Arm:
+    published.segment(read_scan(pool.images / test[0]))  # the first call compiles kernels
+    before, cases = _peak_mib(), []
+    for file in test:
+        start = time.monotonic()
+        result = published.segment(read_scan(pool.images / file))
+        score = score_of(file, published, result)
+        seconds = time.monotonic() - start
+        truth = read_label(pool.truth / file).array
+        confidence = 1 - published.calibration.expected_error(result.uncertainty)
+        cases.append(
+            Judged(
+                _count(result.label, truth, result.uncertainty, confidence),
+                score.quality,
+                score.interval,
+                mean_of(dice_per_label(result.label, truth, pool.labels)),
+                seconds,
+            )
+        )
+    return Arm(cases, _peak_mib() - before)
+
+
+def _theirs(pool: LabeledPool, test: Sequence[str], model_dir: Path) -> Arm:
+    published = load_published(*_current(model_dir), CPU)
+    labels = [published.segment(read_scan(pool.images / file)).label for file in test]
+    method = EpistemicByMonaiLabel(published)
+    before, cases = _peak_mib(), []
+    for file, label in zip(test, labels, strict=True):
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copy(pool.images / file, folder)
+            start = time.monotonic()
+            scalar, entropy, mean = method.score(pool.images / file, Path(folder))
+            seconds = time.monotonic() - start
+        frame = make_frame(read_scan(pool.images / file).grid, published.manifest.space)
+        restored = frame.to_scan(torch.from_numpy(np.concatenate([entropy[None], mean]))).numpy()
+        unsure = np.clip(restored[0] / np.log(len(mean)), 0, 1)
+        confidence = np.take_along_axis(restored[1:], label[None].astype(np.int64), axis=0)[0]
+        truth = read_label(pool.truth / file).array
+        cases.append(
+            Judged(
+                _count(label, truth, unsure, np.clip(confidence, 0, 1)),
+                -scalar,
+                None,
+                mean_of(dice_per_label(label, truth, pool.labels)),
+                seconds,
+            )
+        )
+    return Arm(cases, _peak_mib() - before)
+
+
+def _count(label: Array, truth: Array, uncertainty: Array, confidence: Array) -> Counts:
+    """Count the voxels within 5 voxels of the predicted foreground."""
+    near = ndimage.distance_transform_edt(label == 0) <= NEAR_VOXELS
+    return validity.count(uncertainty[near], confidence[near], (label != truth)[near])
+
+
+def _figures(arm: Arm) -> dict[str, Any]:
+    counts = [case.counts for case in arm.cases]
+    estimates = np.array([case.estimate for case in arm.cases])
+    dice = np.array([case.dice for case in arm.cases])
+    intervals = np.array([case.interval for case in arm.cases if case.interval is not None])
+    measured: dict[str, Measured | None] = {
+        "auroc": validity.bootstrap(lambda i: validity.auroc([counts[k] for k in i]), len(dice)),
+        "ece": validity.bootstrap(lambda i: validity.ece([counts[k] for k in i]), len(dice)),
+        "spearman": validity.bootstrap(
+            lambda i: validity.spearman(estimates[i], dice[i]), len(dice)
+        ),
+        "e_aurc": validity.bootstrap(
+            lambda i: validity.excess_risk(estimates[i], dice[i]), len(dice)
+        ),
+        "coverage": validity.bootstrap(
+            lambda i: validity.coverage(intervals[i], dice[i]), len(dice)
+        )
+        if len(intervals)
+        else None,
+    }
+    seconds = np.array([case.seconds for case in arm.cases])
+    return {
+        **{name: None if one is None else asdict(one) for name, one in measured.items()},
+        "bias": float((estimates - dice).mean()) if len(intervals) else None,
+        "dice": float(dice.mean()),
+        "dice_sd": float(dice.std()),
+        "seconds": float(np.median(seconds)),
+        "peak_mib": arm.peak_mib,
+    }
+
+
+def _table(figures: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(title="Uncertainty and quality on unseen cases (95 % bootstrap interval)")
+    table.add_column("")
+    for name in figures:
+        table.add_column(name, justify="right")
+    rows = {
+        "AUROC of the map for errors": "auroc",
+        "ECE": "ece",
+        "Spearman, estimated and true Dice": "spearman",
+        "e-AURC (lower is better)": "e_aurc",
+        "cases in their 90 % interval": "coverage",
+    }
+    for title, key in rows.items():
+        table.add_row(title, *(_shown(figure[key]) for figure in figures.values()))
+    for title, key, digits in (
+        ("estimate too high by", "bias", 3),
+        ("mean Dice", "dice", 3),
+        ("its deviation over cases", "dice_sd", 3),
+        ("seconds a case, median", "seconds", 2),
+        ("peak memory, MiB", "peak_mib", 0),
+    ):
+        values = [figure[key] for figure in figures.values()]
+        table.add_row(title, *("none" if v is None else f"{v:.{digits}f}" for v in values))
+    return table
+
+
+def _shown(measured: Mapping[str, float] | None) -> str:
+    if measured is None:
+        return "none"
+    return f"{measured['value']:.3f} ({measured['low']:.3f} to {measured['high']:.3f})"
+
+
+def _current(model_dir: Path) -> tuple[ModelStore, int]:
+    store = ModelStore(model_dir / "uncol")
+    return store, store.current() or 0
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def write_report(report: Mapping[str, Any], out: Path) -> None:
+    """Write the figures as JSON."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=2))

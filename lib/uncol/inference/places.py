@@ -1,0 +1,130 @@
+"""The few places of a scan that are worth a look (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from uncol.data.scan import LPS_TO_RAS, Grid
+from uncol.types import Array
+
+MOST, FEWEST = 5, 3
+EDGE = 0.35  # of the predicted foreground's longest side: a box that a person takes in at a glance
+WORTH = 0.1  # beyond three, a place must hold this share of the first one's expected errors
+LEAST_ERROR = 0.05  # voxels that are less likely to be wrong make no place
+LEAST_VOXELS = 0.5  # expected wrong voxels below which there is nothing to look at
+
+
+@dataclass(frozen=True)
+class Place:
+    """A box worth a look.
+
+    Attributes:
+        box: voxel ranges along I, J, K.
+        slice: the slice along K with the most expected errors.
+        label: name of the label most of them concern.
+        errors: expected number of wrong voxels inside.
+    """
+
+    box: tuple[slice, slice, slice]
+    slice: int
+    label: str
+    errors: float
+
+    def as_reply(self, grid: Grid) -> dict[str, Any]:
+        """Return it as in `params`: centre and size in LPS mm."""
+        center, size = box_mm(self.box, grid)
+        return {
+            "center_mm": center,
+            "size_mm": size,
+            "slice": self.slice,
+            "label": self.label,
+            "score": self.errors,
+        }
+
+
+def find_places(label: Array, error: Array, grid: Grid, labels: Mapping[str, int]) -> list[Place]:
+    """Return three to five places, most expected errors first, none overlapping.
+
+    Fewer only where less than half a wrong voxel is expected elsewhere.
+
+    Args:
+        label: `(I, J, K)` predicted values.
+        error: `(I, J, K)` expected share of wrong voxels, in [0, 1].
+        grid: the scan's grid.
+        labels: name to value.
+    """
+    region = extent(error >= LEAST_ERROR)
+    if region is None:
+        return []
+    half = _half_box(label, grid)
+    density = ndimage.uniform_filter(
+        error[region].astype(np.float32), 2 * half + 1, mode="constant"
+    )
+    density *= float(np.prod(2 * half + 1))
+    places: list[Place] = []
+    while len(places) < MOST:
+        peak = np.array(np.unravel_index(int(density.argmax()), density.shape))
+        worth = float(density[tuple(peak)])
+        if worth < LEAST_VOXELS:
+            break
+        if len(places) >= FEWEST and worth < WORTH * places[0].errors:
+            break
+        center = peak + [part.start for part in region]
+        places.append(_place(center, half, label, error, labels))
+        low = np.maximum(peak - 2 * half, 0)
+        density[tuple(slice(a, b) for a, b in zip(low, peak + 2 * half + 1, strict=True))] = -1
+    return places
+
+
+def box_mm(box: tuple[slice, ...], grid: Grid) -> tuple[list[float], list[float]]:
+    """Return centre and size in LPS mm of the axis-parallel box around a box of voxels."""
+    edges = [(part.start - 0.5, part.stop - 0.5) for part in box]
+    corners = np.array([[i, j, k, 1.0] for i in edges[0] for j in edges[1] for k in edges[2]])
+    lps = corners @ (LPS_TO_RAS @ grid.affine).T
+    low, high = lps[:, :3].min(axis=0), lps[:, :3].max(axis=0)
+    return ((low + high) / 2).tolist(), (high - low).tolist()
+
+
+def _place(
+    center: Array, half: Array, label: Array, error: Array, labels: Mapping[str, int]
+) -> Place:
+    low, high = np.maximum(center - half, 0), np.minimum(center + half + 1, label.shape)
+    rows, columns, slices = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    box = (rows, columns, slices)
+    weights = np.bincount(label[box].ravel(), error[box].ravel(), minlength=len(labels) + 1)[1:]
+    names = {value: name for name, value in labels.items()}
+    by_slice = error[box].sum(axis=(0, 1))
+    return Place(
+        box,
+        slices.start + int(by_slice.argmax()),
+        names[1 + int(weights[: len(labels)].argmax())],
+        float(by_slice.sum()),
+    )
+
+
+def _half_box(label: Array, grid: Grid) -> Array:
+    """Return half the box in voxels along each axis; a flat axis has none."""
+    region = extent(label > 0)
+    sides = label.shape if region is None else [part.stop - part.start for part in region]
+    spacing = np.array(grid.spacing_mm)
+    edge_mm = EDGE * float((np.array(sides) * spacing).max())
+    half = np.maximum(1, np.rint(edge_mm / spacing / 2)).astype(int)
+    return np.minimum(half, (np.array(label.shape) - 1) // 2)
+
+
+def extent(mask: Array, *, margin: int = 0) -> tuple[slice, ...] | None:
+    """Return the box around a mask, widened by a margin of voxels, or None if it is empty."""
+    if not mask.any():
+        return None
+    parts = []
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        hit = np.flatnonzero(mask.any(axis=others))
+        low, high = max(int(hit[0]) - margin, 0), int(hit[-1]) + 1 + margin
+        parts.append(slice(low, min(high, mask.shape[axis])))
+    return tuple(parts)

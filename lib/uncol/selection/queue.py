@@ -1,0 +1,136 @@
+"""The stored order of a pool: ranked when something changes, read when somebody asks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Set
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from uncol.data.ledger import Ledger
+from uncol.selection.scores import Embedding, Score, embeddings_of, scores_of
+from uncol.selection.strategies import STRATEGIES, Candidates, Choice
+from uncol.training.versions import ModelStore, write_json
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 500  # pools up to this size are ranked while the client waits, some 20 ms
+Key = tuple[str, int]
+
+
+class Order(BaseModel):
+    """A pool in the order of one strategy and seed.
+
+    Attributes:
+        strategy: its name.
+        seed: its seed.
+        state: digest of all that it was ranked by.
+        choices: the cases, first to last.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    strategy: str
+    seed: int
+    state: str
+    choices: tuple[Choice, ...]
+
+
+class Queue:
+    """Orders of a pool, kept in memory and in a file."""
+
+    def __init__(self, store: ModelStore, teacher: str) -> None:
+        """Take up the stored orders, if there are any.
+
+        Args:
+            store: whose current version's scores count.
+            teacher: whose embeddings count.
+        """
+        self._store = store
+        self._path = store.folder / "queue.json"
+        self._embeddings: Ledger[Embedding] = embeddings_of(store, teacher)
+        self._scores: tuple[int, Ledger[Score]] | None = None
+        self._guard = threading.Lock()
+        self._orders: dict[Key, Order] = _stored(self._path)
+
+    def order(
+        self, strategy: str, seed: int, *, waiting: Set[str], labeled: Set[str]
+    ) -> list[Choice]:
+        """Return the waiting cases, the one most worth a person's time first.
+
+        A large pool whose order is out of date is answered from that one at once; `refresh` mends
+        it.
+        """
+        held = self._orders.get((strategy, seed))
+        if held is None or len(waiting) <= AT_ONCE:
+            held = self._ranked((strategy, seed), waiting, labeled)
+        order = [choice for choice in held.choices if choice.case in waiting]
+        if len(order) < len(waiting):  # scans put into the folder a moment ago
+            new = waiting - {choice.case for choice in order}
+            late = STRATEGIES["random"][1](Candidates(new), seed)
+            order += [Choice(c.case, 0.0, len(order) + c.rank, "New in the pool.") for c in late]
+        return order
+
+    def refresh(self, *, waiting: Set[str], labeled: Set[str]) -> None:
+        """Rank anew what has been asked for before, where anything has changed, and store it.
+
+        Raises:
+            StorageError: it could not be stored.
+        """
+        before = dict(self._orders)
+        for key in list(before) or [(next(iter(STRATEGIES)), 0)]:
+            self._ranked(key, waiting, labeled)
+        if self._orders != before:
+            orders = [order.model_dump(mode="json") for order in self._orders.values()]
+            write_json(self._path, orders)
+
+    def score(self, case: str) -> Score | None:
+        """Return what the current version thinks of a case; None before it was scored."""
+        scores = self._current_scores()
+        return None if scores is None else scores.read().get(case)
+
+    def _ranked(self, key: Key, waiting: Set[str], labeled: Set[str]) -> Order:
+        with self._guard:
+            scores = self._current_scores()
+            stamps = [self._embeddings.stamp, None if scores is None else scores.stamp]
+            state = _digest(self._store.current(), stamps, sorted(waiting), sorted(labeled))
+            held = self._orders.get(key)
+            if held is not None and held.state == state:
+                return held
+            pool = Candidates(
+                waiting,
+                labeled,
+                {} if scores is None else scores.read(),
+                {name: one.vector for name, one in self._embeddings.read().items()},
+            )
+            choices = STRATEGIES[key[0]][1](pool, key[1])
+            order = Order(strategy=key[0], seed=key[1], state=state, choices=tuple(choices))
+            self._orders = {**self._orders, key: order}
+            return order
+
+    def _current_scores(self) -> Ledger[Score] | None:
+        version = self._store.current()
+        if version is None:
+            return None
+        if self._scores is None or self._scores[0] != version:
+            self._scores = (version, scores_of(self._store, version))
+        return self._scores[1]
+
+
+def _stored(path: Path) -> dict[Key, Order]:
+    try:
+        orders = [Order.model_validate(entry) for entry in json.loads(path.read_text())]
+    except FileNotFoundError:
+        return {}
+    except (ValidationError, ValueError):
+        logger.warning("%s is damaged; the pool is ranked anew", path)
+        return {}
+    return {(o.strategy, o.seed): o for o in orders if o.strategy in STRATEGIES}
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -1,0 +1,187 @@
+"""Find out what the current version thinks of every unlabeled case; runs in the background."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from uncol.data.cases import Case
+from uncol.data.frame import Space, choose_space
+from uncol.data.scan import Grid, read_grid, read_scan, write_volume
+from uncol.errors import ScanError
+from uncol.inference.outputs import Segmentation
+from uncol.selection.scores import Embedding, LabelScore, Score, embeddings_of, scores_of
+from uncol.training.calibrate import calibrate
+from uncol.training.generalist import open_generalist
+from uncol.training.published import Published, load_published
+from uncol.training.settings import Reporter, RoundSettings
+from uncol.training.store import CaseStore
+from uncol.training.versions import ModelStore
+
+logger = logging.getLogger(__name__)
+
+MAPS = "maps"
+VIEWS = 2  # slices of a case that stand for it in the generalized teacher's space
+
+
+@dataclass
+class Found:
+    """What a survey did.
+
+    Attributes:
+        scored: cases scored now.
+        skipped: cases that had been scored before.
+        embedded: cases embedded now.
+        left_out: why a case could not be looked at, by name.
+    """
+
+    scored: int = 0
+    skipped: int = 0
+    embedded: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def survey(cases: Sequence[Case], settings: RoundSettings, reporter: Reporter) -> Found:
+    """Calibrate the current version, score what it has not scored, embed what nobody has.
+
+    Every result is kept as soon as it is there, so a killed survey goes on where it was. Before the
+    first version only the embeddings are made: the cold start chooses by them.
+
+    Args:
+        cases: the pool.
+        settings: as for training.
+        reporter: hears of the phases.
+
+    Raises:
+        WeightsError: the version or the generalized teacher cannot be loaded.
+        StorageError: something could not be written.
+    """
+    store = ModelStore(settings.model_dir / "uncol")
+    found = Found()
+    version = store.current()
+    if version is not None:
+        calibrate(cases, version, settings, reporter)
+        published = load_published(store, version, settings.device)
+        _score(store, published, [case for case in cases if case.label is None], reporter, found)
+    embed(store, cases, settings, reporter, found)
+    return found
+
+
+def missing(
+    store: ModelStore, teacher: str, *, unlabeled: Sequence[str], everyone: Sequence[str]
+) -> set[str]:
+    """Return the cases that a survey would look at."""
+    version = store.current()
+    left: set[str] = set()
+    if version is not None:
+        left |= set(unlabeled) - scores_of(store, version).read().keys()
+    if teacher != "none":
+        left |= set(everyone) - embeddings_of(store, teacher).read().keys()
+    return left
+
+
+def score_of(case: str, published: Published, result: Segmentation, *, map_file: str = "") -> Score:
+    """Return what a version thinks of a case it segmented."""
+    told = published.summary(result)
+    quality = told["quality"]
+    labels = {
+        name: LabelScore(
+            uncertainty=one.uncertainty, voxels=one.voxels, dice=quality["per_label"][name]
+        )
+        for name, one in result.found.items()
+    }
+    low, high = quality["interval"]
+    return Score(
+        case=case,
+        quality=quality["dice"],
+        interval=(low, high),
+        band=quality["band"],
+        labels=labels,
+        rois=tuple(told["rois"]),
+        map_file=map_file,
+    )
+
+
+def _score(
+    store: ModelStore,
+    published: Published,
+    cases: Sequence[Case],
+    reporter: Reporter,
+    found: Found,
+) -> None:
+    scores = scores_of(store, published.manifest.version)
+    done = scores.read()
+    waiting = [case for case in cases if case.name not in done]
+    found.skipped = len(cases) - len(waiting)
+    folder = scores.path.parent / MAPS
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, case in enumerate(waiting, start=1):
+        reporter.phase(f"scoring case {number} of {len(waiting)}")
+        try:
+            result = published.segment(read_scan(case.image, case=case.name))
+        except ScanError as error:
+            found.left_out[case.name] = str(error)
+            continue
+        name = f"{case.name}.nii.gz"
+        write_volume(folder / name, result.uncertainty, result.grid)
+        scores.add(score_of(case.name, published, result, map_file=name))
+        found.scored += 1
+
+
+def embed(
+    store: ModelStore,
+    cases: Sequence[Case],
+    settings: RoundSettings,
+    reporter: Reporter,
+    found: Found,
+) -> None:
+    """Embed the cases that nobody has embedded, in the generalized teacher's space.
+
+    Args:
+        store: where embeddings are kept.
+        cases: the pool.
+        settings: as for training.
+        reporter: hears of the phases.
+        found: is told how many, and which could not be read.
+    """
+    embeddings = embeddings_of(store, settings.teacher)
+    done = embeddings.read()
+    waiting = [case for case in cases if case.name not in done]
+    if not waiting or settings.teacher == "none":
+        return
+    space, teacher = _space(store, cases), open_generalist([], settings)
+    if space is None or teacher is None:
+        return
+    prepared = CaseStore(
+        settings.model_dir / "cache" / "prepared",
+        space,
+        modality=settings.modality,
+        labels=settings.labels,
+    )
+    for number, case in enumerate(waiting, start=1):
+        reporter.phase(f"generalized teacher looks at case {number} of {len(waiting)}")
+        try:
+            vector = teacher.describe(prepared.load(replace(case, label=None)), VIEWS)
+        except ScanError as error:
+            found.left_out[case.name] = str(error)
+            continue
+        embeddings.add(Embedding(case=case.name, vector=tuple(vector.tolist())))
+        found.embedded += 1
+    teacher.cache.trim()
+
+
+def _space(store: ModelStore, cases: Sequence[Case]) -> Space | None:
+    version = store.current()
+    if version is not None:
+        return store.manifest(version).space
+    grids = list(_grids(cases))
+    return choose_space(grids) if grids else None
+
+
+def _grids(cases: Sequence[Case]) -> Iterator[Grid]:
+    for case in cases:
+        try:
+            yield read_grid(case.image, case=case.name)
+        except ScanError as error:
+            logger.warning("%s", error)

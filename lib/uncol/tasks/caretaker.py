@@ -1,0 +1,127 @@
+"""What the server does by itself while it runs: rank, take up maps, start scoring."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import Protocol
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.utils.async_tasks.utils import processes
+
+from uncol.errors import UncolError
+from uncol.selection.queue import Queue
+from uncol.selection.scores import Score, scores_of
+from uncol.selection.survey import MAPS, missing
+from uncol.tasks.strategy import pool_of
+from uncol.training.calibrate import read_doubts
+from uncol.training.versions import ModelStore
+
+logger = logging.getLogger(__name__)
+
+MAP_TAG = "uncertainty"
+EVERY_S = 2.0
+FIRST_AFTER_S = 5.0  # a viewer that has just connected goes first
+
+
+class Host(Protocol):
+    """What the caretaker needs of the app."""
+
+    def datastore(self) -> Datastore:
+        """Return the pool."""
+
+    def async_scoring(self, method: str) -> object:
+        """Start a scoring child."""
+
+
+class Caretaker:
+    """Keeps order, maps and scores up to date, so that no request waits for them.
+
+    Scoring runs in a child process, which writes side-car files only; this thread of the server
+    takes them up (DESIGN.md section 7: one writer).
+    """
+
+    def __init__(self, store: ModelStore, queue: Queue, teacher: str, host: Host) -> None:
+        """Make one; it does nothing before `start`."""
+        self._store = store
+        self._queue = queue
+        self._teacher = teacher
+        self._host = host
+        self._tried: tuple[int | None, set[str]] | None = None
+        self._doubted: int | None = None
+
+    def start(self) -> None:
+        """Tend from now on, in a thread that ends with the server."""
+        threading.Thread(target=self._run, name="caretaker", daemon=True).start()
+
+    def tend(self) -> None:
+        """Do once what there is to do.
+
+        Raises:
+            UncolError: something could not be read or written; it is tried again next time.
+        """
+        waiting, labeled = pool_of(self._host.datastore())
+        self._queue.refresh(waiting=waiting, labeled=labeled)
+        self._take_up_maps(waiting | labeled)
+        self._tell_doubts()
+        self._score(waiting, labeled)
+
+    def _run(self) -> None:
+        time.sleep(FIRST_AFTER_S)
+        while True:
+            try:
+                self.tend()
+            except (UncolError, OSError) as error:
+                logger.warning("In the background: %s", error)
+            except Exception:  # a thread that dies in silence would stop all scoring
+                logger.exception("In the background")
+            time.sleep(EVERY_S)
+
+    def _score(self, waiting: set[str], labeled: set[str]) -> None:
+        """Start scoring where something is missing and nothing else computes.
+
+        The same cases are tried once: what is left after that cannot be read.
+        """
+        if processes("train"):
+            self._tried = None  # it stopped a scoring that may not have come far
+        if processes("train") or processes("scoring"):
+            return
+        everyone = sorted(waiting | labeled)
+        left = missing(self._store, self._teacher, unlabeled=sorted(waiting), everyone=everyone)
+        version = self._store.current()
+        done = self._tried is not None and self._tried[0] == version and left <= self._tried[1]
+        if left and not done:
+            self._tried = (version, left)
+            logger.info("Scoring %s cases in the background", len(left))
+            self._host.async_scoring("uncol")
+
+    def _take_up_maps(self, names: set[str]) -> None:
+        version = self._store.current()
+        if version is None:
+            return
+        scores = scores_of(self._store, version)
+        folder = scores.path.parent / MAPS
+        written = {path.name: path for path in folder.glob("*.nii.gz")}
+        if not written:
+            return
+        for score in scores.read().values():
+            path = written.get(score.map_file)
+            if path is not None and score.case in names:
+                self._take_up(score, path, version)
+
+    def _take_up(self, score: Score, path: Path, version: int) -> None:
+        told = {"model_version": version, "quality": score.quality, "rois": list(score.rois)}
+        self._host.datastore().save_label(score.case, str(path), MAP_TAG, {"params": told})
+        path.unlink()
+
+    def _tell_doubts(self) -> None:
+        version = self._store.current()
+        if version is None or version == self._doubted:
+            return
+        if not (self._store.sidecars(version) / "doubts.json").exists():
+            return
+        self._doubted = version
+        for doubt in read_doubts(self._store, version):
+            logger.warning("Label worth a second look: %s", doubt.text)

@@ -1,0 +1,365 @@
+"""Calibrate a published version on annotated cases that did not train what judges them.
+
+With enough held-out cases the published student itself is judged on them. Before that, every
+label is needed for training, so students of the same kind are trained on three quarters of the
+labels each and judged on the rest (cross-fitting). How often they err near the foreground stands
+for the published student, which saw a third more labels; how sure it may be of itself follows from
+that and from its own predictions on unlabeled cases.
+
+model_dir/uncol/scores/<version>/evidence.jsonl, <case>.npz    what each case showed; resumable
+model_dir/uncol/scores/<version>/calibration.json, doubts.json
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from uncol.data.augment import CropMap
+from uncol.data.cases import Case
+from uncol.data.frame import make_frame
+from uncol.data.labels import IGNORE_VALUE
+from uncol.data.ledger import Ledger, Record
+from uncol.data.scan import read_grid
+from uncol.errors import LabelError, ScanError
+from uncol.inference.predict import predict
+from uncol.method.mode import MODES
+from uncol.networks.presets import PRESETS, Preset
+from uncol.networks.student import Student
+from uncol.training.evaluate import dice_per_label
+from uncol.training.generalist import Generalist, open_generalist
+from uncol.training.label_check import Doubt, check_label
+from uncol.training.loop import Trainer, new_run
+from uncol.training.plan import Plan
+from uncol.training.settings import Reporter, RoundSettings
+from uncol.training.store import CaseStore, TrainingCase
+from uncol.training.versions import Manifest, ModelStore, spec_from, write_atomically, write_json
+from uncol.types import Array
+from uncol.uncertainty.calibration import (
+    Calibration,
+    Voxels,
+    entropy_of,
+    error_curve,
+    error_rates,
+    find_bands,
+    join,
+    match_temperatures,
+    tempered,
+)
+from uncol.uncertainty.maps import NEAR, entropy, most_probable, near, soft_dice_confidence
+from uncol.uncertainty.quality import fit_quality
+
+logger = logging.getLogger(__name__)
+
+FOLDS = 4
+FEWEST_LABELED = 4  # for cross-fitting; with fewer, a fold's student would learn from one or two
+FEWEST_HELD_OUT = 4
+OWN_CASES = 20  # unlabeled cases that show how sure the published student is
+MAX_VOXELS = 20_000  # a case's voxels that are kept
+LOOKED_SLICES = 6  # of each annotated case that the generalized teacher judges
+
+
+class Evidence(Record):
+    """What a case showed about a student that did not train on it.
+
+    Attributes:
+        confidence: Soft Dice Confidence a label; None where the student found none.
+        dice: true Dice a label; None where neither has it.
+        doubt: what the teachers hold against its label.
+    """
+
+    confidence: dict[str, float | None]
+    dice: dict[str, float | None]
+    doubt: Doubt | None
+
+
+def read_calibration(store: ModelStore, version: int) -> Calibration:
+    """Return a version's calibration; the neutral one before it was calibrated."""
+    try:
+        text = (store.sidecars(version) / "calibration.json").read_text()
+    except FileNotFoundError:
+        return Calibration()
+    return Calibration.model_validate_json(text)
+
+
+def read_doubts(store: ModelStore, version: int) -> list[Doubt]:
+    """Return the submitted labels in doubt, worst first; empty before calibration."""
+    try:
+        entries = json.loads((store.sidecars(version) / "doubts.json").read_text())
+    except FileNotFoundError:
+        return []
+    return [Doubt.model_validate(entry) for entry in entries]
+
+
+def calibrate(
+    cases: Sequence[Case], version: int, settings: RoundSettings, reporter: Reporter
+) -> Calibration:
+    """Calibrate a version, or return what was found before. A killed run goes on where it was.
+
+    Args:
+        cases: the pool; those annotated cases count that the version knows.
+        version: a published version.
+        settings: as for training.
+        reporter: hears of the phases.
+
+    Raises:
+        WeightsError: the version or the generalized teacher cannot be loaded.
+        StorageError: something could not be written.
+    """
+    store = ModelStore(settings.model_dir / "uncol")
+    folder = store.sidecars(version)
+    if (folder / "calibration.json").exists():
+        return read_calibration(store, version)
+    student, manifest = store.load(version)
+    known = [case for case in cases if case.label is not None]
+    held_out = [case for case in known if case.name in manifest.cases["held_out"]]
+    trained = [case for case in known if case.name in manifest.cases["labeled"]]
+    evidence: Ledger[Evidence] = Ledger(folder / "evidence.jsonl", Evidence)
+    judge = _Judge(manifest, settings, evidence, folder, reporter)
+    if len(held_out) >= FEWEST_HELD_OUT:
+        source, loaded = "held_out", judge.load(held_out + trained)
+        judge.look(loaded, student.to(settings.device))
+        own = None
+    elif len(trained) >= FEWEST_LABELED:
+        source, held_out = "cross_fit", trained
+        _cross_fit(judge, judge.load(trained))
+        own = judge.own([case for case in cases if case.label is None], student)
+    else:
+        source, held_out, own = "none", [], None
+    names = {case.name for case in held_out}
+    found = {name: one for name, one in evidence.read().items() if name in names}
+    calibration = fit(found, folder, manifest.labels, own=own, source=source)
+    doubts = [one.doubt for one in evidence.read().values() if one.doubt is not None]
+    doubts.sort(key=lambda doubt: -doubt.share)
+    write_json(folder / "doubts.json", [doubt.model_dump() for doubt in doubts])
+    write_atomically(folder / "calibration.json", calibration.model_dump_json())
+    return calibration
+
+
+@dataclass(frozen=True)
+class Own:
+    """How the published student predicts on cases without truth.
+
+    Attributes:
+        probs: `(n, C)` of voxels near the predicted foreground.
+        confidence: Soft Dice Confidence a label, a value a case.
+    """
+
+    probs: Array
+    confidence: dict[str, list[float]]
+
+
+def fit(
+    evidence: Mapping[str, Evidence],
+    folder: Path,
+    labels: Mapping[str, int],
+    *,
+    own: Own | None,
+    source: str,
+) -> Calibration:
+    """Fit temperatures, error curve, bands and quality.
+
+    Args:
+        evidence: what annotated cases showed.
+        folder: where their voxels lie.
+        labels: name to value.
+        own: how the published student predicts, if others stood for it in the evidence.
+        source: see `Calibration`.
+    """
+    rows = [evidence[name] for name in sorted(evidence)]
+    parts = []
+    for row in rows:
+        with np.load(folder / f"{row.case}.npz") as held:
+            parts.append(Voxels(held["probs"].astype(np.float32), held["truth"]))
+    if not any(len(part.truth) for part in parts):
+        return Calibration()
+    judged = join(parts)
+    confidence = {label: [_or_nan(row.confidence[label]) for row in rows] for label in labels}
+    if own is None:
+        own = Own(judged.probs, confidence)
+    temperatures = match_temperatures(own.probs, error_rates(judged))
+    probs = tempered(own.probs, temperatures)
+    unsure, error = entropy_of(probs), 1 - probs.max(axis=1)
+    curve = error_curve(unsure, error)
+    high, medium = find_bands(curve, unsure, error)
+    dice = {label: [_or_nan(row.dice[label]) for row in rows] for label in labels}
+    return Calibration(
+        source=source,
+        cases=len(rows),
+        temperatures=temperatures,
+        curve=curve,
+        high=high,
+        medium=medium,
+        quality=fit_quality(confidence, dice, own.confidence),
+    )
+
+
+class _Judge:
+    """Looks at annotated cases with a student and writes down what they show."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        settings: RoundSettings,
+        evidence: Ledger[Evidence],
+        folder: Path,
+        reporter: Reporter,
+    ) -> None:
+        self.manifest = manifest
+        self.settings = settings
+        self.evidence = evidence
+        self.folder = folder
+        self.reporter = reporter
+        self._generalist: Generalist | None = None
+        self._paths: dict[str, Path] = {}
+        self._prepared = CaseStore(
+            settings.model_dir / "cache" / "prepared",
+            manifest.space,
+            modality=manifest.modality,
+            labels=manifest.labels,
+        )
+
+    def load(self, cases: Sequence[Case]) -> list[TrainingCase]:
+        """Prepare annotated cases; one whose files were damaged since is left out."""
+        self._paths.update({case.name: case.image for case in cases})
+        loaded = list(self._load(cases))
+        self.reporter.phase("calibrating: opening the generalized teacher")
+        self._generalist = open_generalist(loaded, self.settings)
+        return loaded
+
+    def own(self, cases: Sequence[Case], student: Student) -> Own | None:
+        """Look at some cases without truth; None if there is none."""
+        self.reporter.phase("calibrating: comparing with the published student")
+        student = student.to(self.settings.device)
+        some = sorted(cases, key=lambda case: case.name)
+        some = some[:: max(1, len(some) // OWN_CASES)][:OWN_CASES]
+        parts, confidence = [], []
+        for case in self._load(some):
+            probs, found, sure = self._predict(case, student)
+            nobody = np.zeros(found.shape, dtype=np.uint8)
+            parts.append(_sample(probs.numpy(), nobody, near(found > 0, NEAR).numpy()).probs)
+            confidence.append(sure)
+        if not parts:
+            return None
+        labels = self.manifest.labels
+        return Own(
+            np.concatenate(parts),
+            {name: [row[value - 1] for row in confidence] for name, value in labels.items()},
+        )
+
+    def _load(self, cases: Sequence[Case]) -> Iterator[TrainingCase]:
+        for case in sorted(cases, key=lambda case: case.name):
+            try:
+                yield self._prepared.load(case)
+            except (LabelError, ScanError) as error:
+                logger.warning("Left out of calibration: %s", error)
+
+    def _predict(self, case: TrainingCase, student: Student) -> tuple[Tensor, Tensor, list[float]]:
+        """Return probabilities, label and confidence a foreground label."""
+        device = self.settings.device
+        probs = predict(student, case.tensor(), self.manifest.window, device=device).probs
+        found = most_probable(probs)
+        return probs, found, soft_dice_confidence(probs, found).tolist()
+
+    def look(self, cases: Sequence[TrainingCase], student: Student) -> None:
+        """Judge a student on cases that have not been judged yet."""
+        for case in cases:
+            if case.name not in self.evidence.read():
+                self._one(case, student)
+
+    def _one(self, case: TrainingCase, student: Student) -> None:
+        if case.label is None:
+            raise LabelError(f"Case '{case.name}' is not annotated.")
+        probs, found, confidence = self._predict(case, student)
+        truth, labels = case.label[0], self.manifest.labels
+        voxels = _sample(probs.numpy(), truth, near(found > 0, NEAR).numpy())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        np.savez(
+            self.folder / f"{case.name}.npz",
+            probs=voxels.probs.astype(np.float16),
+            truth=voxels.truth,
+        )
+        general = None
+        if self._generalist is not None:
+            self._generalist.look(case, LOOKED_SLICES)
+            unsure = entropy(probs, dim=0)
+            self._generalist.prompt(case, found.long(), len(labels) + 1, unsure)
+            general = self._generalist.probs(case.name, CropMap.whole(case.shape), len(labels) + 1)
+        frame = make_frame(read_grid(self._paths[case.name], case=case.name), self.manifest.space)
+        doubt = check_label(case.name, truth, probs, general, frame=frame, labels=labels)
+        dice = dice_per_label(found.numpy(), truth, labels)
+        self.evidence.add(
+            Evidence(
+                case=case.name,
+                confidence={n: _or_none(confidence[v - 1]) for n, v in labels.items()},
+                dice={name: _or_none(value) for name, value in dice.items()},
+                doubt=doubt,
+            )
+        )
+
+
+def _cross_fit(judge: _Judge, cases: Sequence[TrainingCase]) -> None:
+    for number, (train, judged) in enumerate(folds(cases), start=1):
+        if all(case.name in judge.evidence.read() for case in judged):
+            continue
+        judge.reporter.phase(f"calibrating: student {number} of {FOLDS}, on {len(train)} labels")
+        judge.look(judged, _fold_student(judge, train, seed=judge.settings.seed + number))
+
+
+def folds(cases: Sequence[TrainingCase]) -> Iterator[tuple[list[TrainingCase], list[TrainingCase]]]:
+    """Yield what trains and what is judged, so that every case is judged once."""
+    ordered = sorted(cases, key=lambda case: case.key)  # by content, which favours no name
+    for fold in range(min(FOLDS, len(ordered))):
+        judged = ordered[fold::FOLDS]
+        yield [case for case in ordered if case not in judged], judged
+
+
+def _fold_student(judge: _Judge, train: Sequence[TrainingCase], *, seed: int) -> Student:
+    """Train the published student's kind on some labels, in the second stage's way.
+
+    The first stage's heads learn four different losses, and their mean is far less sure than what
+    the second stage makes of it; so all steps go to the second.
+    """
+    manifest, device = judge.manifest, judge.settings.device
+    steps = max(1, (manifest.plan["pretrain_steps"] + manifest.plan["finetune_steps"]) // 2)
+    plan = Plan(0, steps, 1, 1, prompt_every=steps)
+    preset: Preset = replace(
+        PRESETS[manifest.preset], spec=spec_from(manifest.spec), crop=manifest.window
+    )
+    run = new_run(preset, len(manifest.labels) + 1, generalist=None, seed=seed, device=device)
+    trainer = Trainer(
+        run,
+        preset,
+        plan,
+        labeled=train,
+        unlabeled=[],
+        generalist=None,
+        mode=MODES[manifest.mode],
+        device=device,
+    )
+    for _ in trainer.run():
+        pass
+    return run.deployed(manifest.mode)
+
+
+def _sample(probs: Array, truth: Array, around: Array) -> Voxels:
+    chosen = np.flatnonzero(around & (truth != IGNORE_VALUE))
+    if len(chosen) > MAX_VOXELS:
+        chosen = np.random.default_rng(0).choice(chosen, MAX_VOXELS, replace=False)
+    return Voxels(
+        probs.reshape(len(probs), -1)[:, chosen].T, truth.ravel()[chosen].astype(np.int64)
+    )
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value

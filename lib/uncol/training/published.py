@@ -1,0 +1,61 @@
+"""A published version, loaded: what serving and scoring share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from uncol.data.scan import Volume
+from uncol.inference.outputs import Segmentation, segment, summary
+from uncol.networks.student import Student
+from uncol.training.calibrate import read_calibration
+from uncol.training.versions import Manifest, ModelStore
+from uncol.uncertainty.calibration import Calibration
+
+
+@dataclass(frozen=True)
+class Published:
+    """A loaded version. A request keeps its own reference, so a switch never disturbs it.
+
+    Attributes:
+        student: on `device`, in evaluation mode.
+        manifest: how it was made.
+        calibration: how far its probabilities can be believed.
+        device: where it computes.
+    """
+
+    student: Student
+    manifest: Manifest
+    calibration: Calibration
+    device: torch.device
+
+    def segment(self, scan: Volume) -> Segmentation:
+        """Segment a scan as this version was trained to."""
+        return segment(
+            self.student,
+            scan,
+            space=self.manifest.space,
+            modality=self.manifest.modality,
+            window=self.manifest.window,
+            labels=self.manifest.labels,
+            device=self.device,
+            calibration=self.calibration,
+        )
+
+    def summary(self, result: Segmentation) -> dict[str, Any]:
+        """Return the object `uncol` of an answer's `params`."""
+        labels, version = self.manifest.labels, self.manifest.version
+        return summary(result, labels, self.calibration, version=version)
+
+
+def load_published(store: ModelStore, version: int, device: torch.device) -> Published:
+    """Load a version with the calibration it has by now.
+
+    Raises:
+        WeightsError: its files are missing or damaged.
+    """
+    student, manifest = store.load(version)
+    calibration = read_calibration(store, version)
+    return Published(student.to(device), manifest, calibration, device)

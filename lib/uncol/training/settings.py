@@ -1,0 +1,59 @@
+"""What a round is made with, and who hears how it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from uncol.training.plan import Plan
+
+if TYPE_CHECKING:
+    from uncol.training.loop import Step
+
+
+@dataclass(frozen=True)
+class RoundSettings:
+    """What a round is made with; see `settings.Settings` for the meaning of most.
+
+    Attributes:
+        labels: name to value.
+        preset: preset name or `auto`.
+        teacher: the generalized teacher's name.
+        teacher_weights: its file, or None.
+        mode: `intended` or `release`.
+        modality: intensity normalization.
+        model_dir: folder of versions, caches and weights.
+        device: where it computes.
+        seed: seed of networks, crops and clicks.
+        step_scale: multiplies the planned steps.
+        labeled_only: train although nothing is unlabeled.
+    """
+
+    labels: Mapping[str, int]
+    preset: str
+    teacher: str
+    teacher_weights: Path | None
+    mode: str
+    modality: str
+    model_dir: Path
+    device: torch.device
+    seed: int = 0
+    step_scale: float = 1.0
+    labeled_only: bool = False
+
+
+class Reporter:
+    """Hears how a round goes; the default hears nothing. Subclass what is wanted."""
+
+    def phase(self, text: str) -> None:
+        """Hear that a phase begins."""
+
+    def planned(self, plan: Plan) -> None:
+        """Hear the budget."""
+
+    def step(self, step: Step) -> None:
+        """Hear of a training step."""

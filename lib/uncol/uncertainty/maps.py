@@ -1,0 +1,117 @@
+"""From probabilities to voxel maps and one estimate a label (pure).
+
+All functions walk the class axis one class at a time, so that a map costs the memory of a map and
+not of another probability volume.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPSILON = 1e-8
+NEAR = 5  # voxels around a label that count for its confidence and for calibration
+
+
+def entropy(probs: Tensor, *, dim: int = 1) -> Tensor:
+    """Normalized Shannon entropy in [0, 1] (uncol-method.md section 2.3).
+
+    U = -sum_c p_c log(p_c + 1e-8) / (log C + 1e-8)
+
+    Args:
+        probs: probabilities, e.g. `(B, C, I, J, K)`.
+        dim: the class axis, which the result lacks.
+    """
+    total = torch.zeros_like(probs.select(dim, 0))
+    for one in probs.unbind(dim):
+        total = total - one * (one + EPSILON).log()
+    return (total / (math.log(probs.shape[dim]) + EPSILON)).clamp(0.0, 1.0)
+
+
+def head_disagreement(head_probs: Tensor) -> Tensor:
+    """Mutual information between prediction and head, divided by ln C, in [0, 1].
+
+    MI = H(mean_h p_h) - mean_h H(p_h): 0 where the four heads agree, however unsure each is.
+
+    Args:
+        head_probs: `(B, H, C, I, J, K)`.
+
+    Returns:
+        `(B, I, J, K)`.
+    """
+    total = entropy(head_probs.mean(dim=1), dim=1)
+    own = entropy(head_probs, dim=2).mean(dim=1)
+    return (total - own).clamp(0.0, 1.0)
+
+
+def most_probable(probs: Tensor) -> Tensor:
+    """Return the most probable class `(I, J, K)` uint8 of `(C, I, J, K)`; ties go to the first."""
+    best = probs[0].clone()
+    label = torch.zeros(best.shape, dtype=torch.uint8)
+    for index in range(1, probs.shape[0]):
+        better = probs[index] > best
+        label[better] = index
+        best = torch.where(better, probs[index], best)
+    return label
+
+
+def temper_(probs: Tensor, label: Tensor, temperatures: Sequence[float]) -> Tensor:
+    """Temper probabilities in place, each voxel by the temperature of its label.
+
+    p_c <- p_c^(1/T) / sum_k p_k^(1/T), T = temperatures[label] (Guo et al., ICML 2017, with one
+    temperature a predicted label). The order of the classes at a voxel never changes.
+
+    Args:
+        probs: `(C, ...)`, changed.
+        label: `(...)`, the most probable class.
+        temperatures: one a class, background first; over 0.
+    """
+    if all(value == 1.0 for value in temperatures):
+        return probs
+    power = (1.0 / torch.tensor(temperatures, dtype=probs.dtype))[label.long()]
+    total = torch.zeros_like(power)
+    for one in probs.unbind(0):
+        one.clamp_(min=EPSILON).pow_(power)
+        total += one
+    for one in probs.unbind(0):
+        one.div_(total)
+    return probs
+
+
+def soft_dice_confidence(probs: Tensor, label: Tensor) -> Tensor:
+    """Estimate each label's Dice from one prediction (arXiv:2402.10665), near the label.
+
+    SDC_c = 2 sum_near p_c [label = c] / (sum_near p_c + sum [label = c])
+
+    The sums stop 5 voxels from the label: what little probability a network leaves everywhere adds
+    up with the field of view and says nothing about the mask.
+
+    Args:
+        probs: `(C, I, J, K)`.
+        label: `(I, J, K)`, the argmax.
+
+    Returns:
+        `(C - 1,)` for the foreground labels; NaN where a label has no voxel at all.
+    """
+    values = []
+    for index in range(1, probs.shape[0]):
+        chosen = label == index
+        around = near(chosen, NEAR)
+        overlap = probs[index][chosen].sum()
+        size = probs[index][around].sum() + chosen.sum()
+        values.append(2 * overlap / size if chosen.any() else probs.new_tensor(float("nan")))
+    return torch.stack(values) if values else probs.new_zeros(0)
+
+
+def near(mask: Tensor, distance: int) -> Tensor:
+    """Return the voxels `(I, J, K)` within a distance of a mask along every axis."""
+    grown = mask[None, None].float()
+    for axis in range(3):  # a box is grown an axis at a time, which is as good and far cheaper
+        size, pad = [1, 1, 1], [0, 0, 0]
+        size[axis], pad[axis] = 2 * distance + 1, distance
+        grown = F.max_pool3d(grown, size, 1, pad)
+    return grown[0, 0] > 0

@@ -1,0 +1,195 @@
+"""From Soft Dice Confidence to an estimate of a case's Dice, with an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from scipy import stats
+
+from uncol.types import Array
+
+FEWEST_CASES = 3
+LEVEL = 0.9  # share of cases whose Dice lies in the interval
+SLOPE, SLOPE_SD = 1.0, 0.5  # before any case: a confidence gained is a Dice gained
+NOISE_SD, NOISE_WEIGHT = 0.04, 2.0  # before any case: how far Dice lies from a line, worth 2 cases
+ACCEPT, CHECK = 0.85, 0.70  # estimated Dice from which a case needs a glance, or a check
+
+Verdict = Literal["accept", "check", "redo"]
+
+
+def verdict(estimate: float) -> Verdict:
+    """Return the band of an estimated Dice."""
+    return "accept" if estimate >= ACCEPT else "check" if estimate >= CHECK else "redo"
+
+
+class Line(BaseModel):
+    """Dice against confidence: a straight line with the spread around it.
+
+    Attributes:
+        center: mean confidence of the cases it was fitted on.
+        level: Dice there.
+        slope: Dice a confidence.
+        spread: deviation of Dice from the line.
+        cases: how many cases.
+        slope_precision: how sure the slope is, 1 / variance in units of `spread`.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    center: float
+    level: float
+    slope: float
+    spread: float
+    cases: int
+    slope_precision: float
+
+    def estimate(self, confidence: float) -> float:
+        """Return the expected Dice in [0, 1]."""
+        return float(np.clip(self.level + self.slope * (confidence - self.center), 0, 1))
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Return where Dice lies in 90 % of cases, within [0, 1]."""
+        off = confidence - self.center
+        width = self.spread * np.sqrt(1 + 1 / self.cases + off**2 / self.slope_precision)
+        half = width * stats.t.ppf((1 + LEVEL) / 2, self.cases - 1 + NOISE_WEIGHT)
+        middle = self.level + self.slope * off
+        low, high = np.clip([middle - half, middle + half], 0, 1)
+        return float(low), float(high)
+
+
+class Observed(BaseModel):
+    """How the cases of one band turned out.
+
+    Attributes:
+        cases: calibration cases whose estimate, made without them, fell into the band.
+        below: how many of them had a Dice under the band.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    cases: int
+    below: int
+
+
+class QualityModel(BaseModel):
+    """What confidence says about Dice.
+
+    Attributes:
+        mean: for the mean over labels.
+        labels: a line a label, where enough cases had it.
+        observed: how each band turned out.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    mean: Line
+    labels: dict[str, Line]
+    observed: dict[Verdict, Observed]
+
+
+def fit_line(confidence: Array, dice: Array) -> Line:
+    """Fit a line with a prior: slope near 1, spread near 0.04 (conjugate normal regression).
+
+    Few cases cannot say how Dice follows confidence, so the prior does until they can.
+
+    Args:
+        confidence: `(n,)`, at least one.
+        dice: `(n,)`.
+    """
+    count, center, level = len(dice), float(confidence.mean()), float(dice.mean())
+    x, y = confidence - center, dice - level
+    spread = NOISE_SD
+    for _ in range(10):  # slope and spread depend on each other; a few rounds settle them
+        precision = float(x @ x) + (spread / SLOPE_SD) ** 2
+        slope = (float(x @ y) + SLOPE * (spread / SLOPE_SD) ** 2) / precision
+        left = float(((y - slope * x) ** 2).sum()) + NOISE_WEIGHT * NOISE_SD**2
+        spread = float(np.sqrt(left / (count - 1 + NOISE_WEIGHT)))
+    return Line(
+        center=center,
+        level=level,
+        slope=slope,
+        spread=spread,
+        cases=count,
+        slope_precision=precision,
+    )
+
+
+def fit_quality(
+    confidence: Mapping[str, Sequence[float]],
+    dice: Mapping[str, Sequence[float]],
+    own: Mapping[str, Sequence[float]],
+) -> QualityModel | None:
+    """Fit all lines.
+
+    Slope, level and spread come from the judged cases; a line then stands over the mean confidence
+    of the student it is for, which may be surer of itself than the one that was judged.
+
+    Args:
+        confidence: Soft Dice Confidence a label, a value a judged case; NaN where the label was not
+            found.
+        dice: true Dice alike; NaN where neither prediction nor annotation has the label.
+        own: confidence of the student that the model is for, on any cases.
+
+    Returns:
+        The model, or None with fewer than three cases.
+    """
+    x, x_mean = _rows(confidence, dice)
+    y = np.array([dice[name] for name in dice], dtype=float)
+    _, own_mean = _rows(own, dice)
+    y_mean = _means(np.where(np.isfinite(x), y, np.nan))
+    whole = np.isfinite(x_mean) & np.isfinite(y_mean)
+    if whole.sum() < FEWEST_CASES:
+        return None
+    lines = {}
+    for row, name in enumerate(dice):
+        known = np.isfinite(x[row]) & np.isfinite(y[row])
+        if known.sum() >= FEWEST_CASES:
+            line = fit_line(x[row][known], y[row][known])
+            lines[name] = _over(line, np.array(own[name], dtype=float))
+    return QualityModel(
+        mean=_over(fit_line(x_mean[whole], y_mean[whole]), own_mean),
+        labels=lines,
+        observed=_observed(x_mean[whole], y_mean[whole]),
+    )
+
+
+def _rows(
+    values: Mapping[str, Sequence[float]], names: Mapping[str, object]
+) -> tuple[Array, Array]:
+    rows = np.array([values[name] for name in names], dtype=float)
+    return rows, _means(rows)
+
+
+def _means(rows: Array) -> Array:
+    """Return column means `(n,)` over known values; NaN where none is."""
+    known = np.isfinite(rows)
+    total = np.where(known, rows, 0).sum(axis=0)
+    return np.asarray(np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan))
+
+
+def _over(line: Line, own: Array) -> Line:
+    known = own[np.isfinite(own)]
+    return line.model_copy(update={"center": float(known.mean())}) if len(known) else line
+
+
+def risk_coverage(estimate: Array, dice: Array) -> Array:
+    """Return the mean 1 - Dice of the cases kept, best estimate first (`(n,)`: 1 case to all)."""
+    order = np.argsort(-estimate, kind="stable")
+    risk: Array = np.cumsum(1 - dice[order]) / np.arange(1, len(dice) + 1)
+    return risk
+
+
+def _observed(confidence: Array, dice: Array) -> dict[Verdict, Observed]:
+    """Judge each case by a line fitted on the others."""
+    floors: dict[Verdict, float] = {"accept": ACCEPT, "check": CHECK, "redo": 0.0}
+    cases = dict.fromkeys(floors, 0)
+    below = dict.fromkeys(floors, 0)
+    for left_out in range(len(dice)):
+        others = np.arange(len(dice)) != left_out
+        band = verdict(fit_line(confidence[others], dice[others]).estimate(confidence[left_out]))
+        cases[band] += 1
+        below[band] += int(dice[left_out] < floors[band])
+    return {band: Observed(cases=cases[band], below=below[band]) for band in floors}
