@@ -12,9 +12,10 @@ import torch
 from uncol.data.cases import Case
 from uncol.data.scan import read_label, read_scan, write_volume
 from uncol.demo.pool import make_case
-from uncol.inference.outputs import segment
 from uncol.training.evaluate import dice
-from uncol.training.round import Reporter, RoundSettings, train_round
+from uncol.training.published import load_published
+from uncol.training.round import train_round
+from uncol.training.settings import Reporter, RoundSettings
 from uncol.training.versions import ModelStore
 
 pytestmark = pytest.mark.integration
@@ -51,18 +52,11 @@ def test_png_images_train_and_come_back_as_png(tmp_path: Path) -> None:
         step_scale=0.5,
     )
     outcome = train_round(cases, settings, Reporter())
-    student, manifest = ModelStore(tmp_path / "model" / "uncol").load(outcome.version)
-    assert manifest.preset == "small2d"
+    store = ModelStore(tmp_path / "model" / "uncol")
+    published = load_published(store, outcome.version, torch.device("cpu"))
+    assert published.manifest.preset == "small2d"
     scan = read_scan(cases[6].image)
-    result = segment(
-        student,
-        scan,
-        space=manifest.space,
-        modality=manifest.modality,
-        window=manifest.window,
-        labels=LABELS,
-        device=torch.device("cpu"),
-    )
+    result = published.segment(scan)
     write_volume(tmp_path / "result.png", result.label, result.grid)
     written = read_label(tmp_path / "result.png")
     assert written.grid.shape == scan.grid.shape

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import requests
 
-from uncol.data.scan import read_label, read_scan
+from uncol.data.labels import IGNORE_VALUE, REVIEWED_VALUE, annotated_part
+from uncol.data.scan import read_label, read_scan, write_volume
 from uncol.training.evaluate import dice_per_label
 
 pytestmark = pytest.mark.integration
@@ -92,7 +95,7 @@ def test_a_whole_session_as_slicer_plays_it(live: Any, client: Any) -> None:
     told = params["uncol"]
     assert told["model_version"] == 1
     assert set(told["quality"]) >= {"dice", "interval", "band", "per_label"}
-    assert set(told["uncertainty"]) == {"mean_foreground", "voxels_high", "threshold"}
+    assert set(told["uncertainty"]) >= {"mean_foreground", "voxels_high", "threshold", "bands"}
     scores = dice_per_label(
         found.array, read_label(live.truth / f"{unseen}.nii.gz").array, live.labels
     )
@@ -153,20 +156,70 @@ def test_stopping_a_training_leaves_the_served_model(live: Any, client: Any) -> 
     assert params["uncol"]["model_version"] == before
 
 
-def test_scoring_fills_reason_and_score_of_the_next_case(live: Any, client: Any) -> None:
-    import requests
+def test_scoring_runs_by_itself_and_fills_reason_score_and_places(live: Any, client: Any) -> None:
+    """Nobody asked for it: the server scores in the background once a version is published."""
+    end = time.monotonic() + 400
+    while time.monotonic() < end:
+        chosen = client.next_sample("uncertainty", {})
+        objects = client.datastore()["objects"]
+        waiting = [n for n, o in objects.items() if "final" not in o["labels"]]
+        if chosen["score"] > 0 and all("uncertainty" in objects[n]["labels"] for n in waiting):
+            break
+        time.sleep(3)
+    assert chosen["score"] > 0
+    assert "estimated Dice" in chosen["reason"]
+    assert 1 <= len(chosen["rois"]) <= 5
+    assert chosen["rank"] >= 1
+    kept = read_scan(client.download_label(chosen["id"], "uncertainty"))
+    assert kept.grid.matches(read_scan(live.studies / f"{chosen['id']}.nii.gz").grid)
+    _, params = client.infer("uncol", chosen["id"], dict(SLICER))
+    told = [place["center_mm"] for place in params["uncol"]["rois"]]
+    assert told == [place["center_mm"] for place in chosen["rois"]]
 
+    # asked for, it finds nothing left to do
     reply = requests.post(f"{live.url}/scoring/uncol?run_sync=true", json={}, timeout=300)
     assert reply.status_code == 200
-    assert reply.json()["scored"] >= 1
-    chosen = client.next_sample("uncertainty", {})
-    assert chosen["score"] > 0
-    assert "Estimated Dice" in chosen["reason"]
+    assert reply.json()["scored"] == 0
+    assert reply.json()["skipped"] == len(waiting)
+
+
+def test_twenty_clients_asking_at_once_share_the_pool(live: Any) -> None:
+    def ask(number: int) -> str | None:
+        body = {"client_id": f"reader {number}"}
+        reply = requests.post(f"{live.url}/activelearning/uncol", json=body, timeout=60)
+        return reply.json().get("id")
+
+    with ThreadPoolExecutor(20) as readers:
+        given = [case for case in readers.map(ask, range(20)) if case]
+    assert len(given) == len(set(given))
+
+
+def test_a_partly_reviewed_label_trains_only_where_it_was_reviewed(
+    live: Any, client: Any, tmp_path: Path
+) -> None:
+    """As Slicer's stock client sends it: a segment `reviewed`, dabbed into a finished slice."""
+    objects = client.datastore()["objects"]
+    case = next(n for n, o in objects.items() if "final" not in o["labels"])
+    truth = read_label(live.truth / f"{case}.nii.gz")
+    drawn = truth.array.astype(np.uint8)
+    slice_done = int((drawn > 0).sum(axis=(0, 1)).argmax())
+    drawn[2:4, 2:4, slice_done] = len(live.labels) + 1
+    write_volume(tmp_path / "partial.nii.gz", drawn, truth.grid)
+    info = [{"name": name, "idx": value} for name, value in live.labels.items()]
+    info.append({"name": "reviewed", "idx": len(live.labels) + 1})
+    client.save_label(case, str(tmp_path / "partial.nii.gz"), params={"label_info": info})
+    saved = client.datastore()["objects"][case]["labels"]["final"]["info"]["label_info"]
+    assert {"name": "reviewed", "idx": REVIEWED_VALUE} in saved
+    kept = read_label(client.download_label(case, "final")).array
+    counted = annotated_part(kept)
+    assert (counted[..., slice_done] != IGNORE_VALUE).mean() > 0.95
+    assert (np.delete(counted, slice_done, axis=2) == IGNORE_VALUE).all()
+    np.testing.assert_array_equal(
+        kept[kept != REVIEWED_VALUE], truth.array[kept != REVIEWED_VALUE]
+    )  # nothing that was drawn is lost
 
 
 def test_dice_scoring_of_equal_labels_is_one(live: Any, client: Any) -> None:
-    import requests
-
     case = next(n for n, o in client.datastore()["objects"].items() if "final" in o["labels"])
     truth = str(live.truth / f"{case}.nii.gz")
     client.save_label(case, truth, tag="second_reader")

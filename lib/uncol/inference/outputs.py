@@ -58,6 +58,7 @@ class Segmentation:
     grid: Grid
 
 
+@torch.inference_mode()
 def segment(
     student: nn.Module,
     scan: Volume,

@@ -56,6 +56,7 @@ class Queue:
         self._scores: tuple[int, Ledger[Score]] | None = None
         self._guard = threading.Lock()
         self._orders: dict[Key, Order] = _stored(self._path)
+        self._kept = self._orders  # replaced, never changed, so it tells whether there is news
 
     def order(
         self, strategy: str, seed: int, *, waiting: Set[str], labeled: Set[str]
@@ -81,12 +82,12 @@ class Queue:
         Raises:
             StorageError: it could not be stored.
         """
-        before = dict(self._orders)
-        for key in list(before) or [(next(iter(STRATEGIES)), 0)]:
+        for key in list(self._orders) or [(next(iter(STRATEGIES)), 0)]:
             self._ranked(key, waiting, labeled)
-        if self._orders != before:
-            orders = [order.model_dump(mode="json") for order in self._orders.values()]
-            write_json(self._path, orders)
+        orders = self._orders
+        if orders is not self._kept:
+            write_json(self._path, [order.model_dump(mode="json") for order in orders.values()])
+            self._kept = orders
 
     def score(self, case: str) -> Score | None:
         """Return what the current version thinks of a case; None before it was scored."""

@@ -44,6 +44,7 @@ from uncol.types import Array
 from uncol.uncertainty.calibration import (
     Calibration,
     Voxels,
+    blend,
     entropy_of,
     error_curve,
     error_rates,
@@ -128,8 +129,9 @@ def calibrate(
         own = None
     elif len(trained) >= FEWEST_LABELED:
         source, held_out = "cross_fit", trained
-        _cross_fit(judge, judge.load(trained))
-        own = judge.own([case for case in cases if case.label is None], student)
+        loaded = judge.load(trained)
+        _cross_fit(judge, loaded)
+        own = judge.own([case for case in cases if case.label is None], loaded, student)
     else:
         source, held_out, own = "none", [], None
     names = {case.name for case in held_out}
@@ -144,15 +146,21 @@ def calibrate(
 
 @dataclass(frozen=True)
 class Own:
-    """How the published student predicts on cases without truth.
+    """How the published student predicts, where others stood for it in the evidence.
 
     Attributes:
-        probs: `(n, C)` of voxels near the predicted foreground.
-        confidence: Soft Dice Confidence a label, a value a case.
+        probs: `(n, C)` of voxels near the predicted foreground of unlabeled cases.
+        confidence: Soft Dice Confidence a label, a value an unlabeled case.
+        learned: voxels of the cases it learned from.
+        learned_confidence: its confidence on those.
+        learned_dice: its Dice on those.
     """
 
     probs: Array
     confidence: dict[str, list[float]]
+    learned: Voxels
+    learned_confidence: dict[str, list[float]]
+    learned_dice: dict[str, list[float]]
 
 
 def fit(
@@ -181,14 +189,19 @@ def fit(
         return Calibration()
     judged = join(parts)
     confidence = {label: [_or_nan(row.confidence[label]) for row in rows] for label in labels}
+    dice = {label: [_or_nan(row.dice[label]) for row in rows] for label in labels}
     if own is None:
-        own = Own(judged.probs, confidence)
-    temperatures = match_temperatures(own.probs, error_rates(judged))
-    probs = tempered(own.probs, temperatures)
+        source_probs, rates = judged.probs, error_rates(judged)
+        quality = fit_quality(confidence, dice, confidence)
+    else:
+        source_probs, rates = own.probs, blend(error_rates(judged), error_rates(own.learned))
+        learned = (own.learned_confidence, own.learned_dice)
+        quality = fit_quality(confidence, dice, own.confidence, learned)
+    temperatures = match_temperatures(source_probs, rates, cases=len(rows))
+    probs = tempered(source_probs, temperatures)
     unsure, error = entropy_of(probs), 1 - probs.max(axis=1)
     curve = error_curve(unsure, error)
     high, medium = find_bands(curve, unsure, error)
-    dice = {label: [_or_nan(row.dice[label]) for row in rows] for label in labels}
     return Calibration(
         source=source,
         cases=len(rows),
@@ -196,7 +209,7 @@ def fit(
         curve=curve,
         high=high,
         medium=medium,
-        quality=fit_quality(confidence, dice, own.confidence),
+        quality=quality,
     )
 
 
@@ -233,24 +246,24 @@ class _Judge:
         self._generalist = open_generalist(loaded, self.settings)
         return loaded
 
-    def own(self, cases: Sequence[Case], student: Student) -> Own | None:
-        """Look at some cases without truth; None if there is none."""
+    def own(
+        self, unlabeled: Sequence[Case], learned: Sequence[TrainingCase], student: Student
+    ) -> Own | None:
+        """Look at unlabeled and learned cases with the published student; None without a former."""
         self.reporter.phase("calibrating: comparing with the published student")
         student = student.to(self.settings.device)
-        some = sorted(cases, key=lambda case: case.name)
+        some = sorted(unlabeled, key=lambda case: case.name)
         some = some[:: max(1, len(some) // OWN_CASES)][:OWN_CASES]
-        parts, confidence = [], []
-        for case in self._load(some):
-            probs, found, sure = self._predict(case, student)
-            nobody = np.zeros(found.shape, dtype=np.uint8)
-            parts.append(_sample(probs.numpy(), nobody, near(found > 0, NEAR).numpy()).probs)
-            confidence.append(sure)
-        if not parts:
+        seen = [self._seen(case, student) for case in self._load(some)]
+        known = [self._seen(case, student) for case in learned]
+        if not seen or not known:
             return None
-        labels = self.manifest.labels
         return Own(
-            np.concatenate(parts),
-            {name: [row[value - 1] for row in confidence] for name, value in labels.items()},
+            probs=join([one.voxels for one in seen]).probs,
+            confidence=_by_label([one.confidence for one in seen]),
+            learned=join([one.voxels for one in known]),
+            learned_confidence=_by_label([one.confidence for one in known]),
+            learned_dice=_by_label([one.dice for one in known]),
         )
 
     def _load(self, cases: Sequence[Case]) -> Iterator[TrainingCase]:
@@ -260,12 +273,20 @@ class _Judge:
             except (LabelError, ScanError) as error:
                 logger.warning("Left out of calibration: %s", error)
 
-    def _predict(self, case: TrainingCase, student: Student) -> tuple[Tensor, Tensor, list[float]]:
-        """Return probabilities, label and confidence a foreground label."""
-        device = self.settings.device
+    def _seen(self, case: TrainingCase, student: Student) -> _Seen:
+        """Predict a case; without annotation its truth and Dice mean nothing."""
+        device, labels = self.settings.device, self.manifest.labels
         probs = predict(student, case.tensor(), self.manifest.window, device=device).probs
         found = most_probable(probs)
-        return probs, found, soft_dice_confidence(probs, found).tolist()
+        truth = np.zeros(found.shape, dtype=np.uint8) if case.label is None else case.label[0]
+        sure = soft_dice_confidence(probs, found).tolist()
+        return _Seen(
+            probs,
+            found,
+            _sample(probs.numpy(), truth, near(found > 0, NEAR).numpy()),
+            {name: sure[value - 1] for name, value in labels.items()},
+            dice_per_label(found.numpy(), truth, labels),
+        )
 
     def look(self, cases: Sequence[TrainingCase], student: Student) -> None:
         """Judge a student on cases that have not been judged yet."""
@@ -276,32 +297,41 @@ class _Judge:
     def _one(self, case: TrainingCase, student: Student) -> None:
         if case.label is None:
             raise LabelError(f"Case '{case.name}' is not annotated.")
-        probs, found, confidence = self._predict(case, student)
-        truth, labels = case.label[0], self.manifest.labels
-        voxels = _sample(probs.numpy(), truth, near(found > 0, NEAR).numpy())
+        seen, labels = self._seen(case, student), self.manifest.labels
         self.folder.mkdir(parents=True, exist_ok=True)
         np.savez(
             self.folder / f"{case.name}.npz",
-            probs=voxels.probs.astype(np.float16),
-            truth=voxels.truth,
+            probs=seen.voxels.probs.astype(np.float16),
+            truth=seen.voxels.truth,
         )
         general = None
         if self._generalist is not None:
             self._generalist.look(case, LOOKED_SLICES)
-            unsure = entropy(probs, dim=0)
-            self._generalist.prompt(case, found.long(), len(labels) + 1, unsure)
+            unsure = entropy(seen.probs, dim=0)
+            self._generalist.prompt(case, seen.found.long(), len(labels) + 1, unsure)
             general = self._generalist.probs(case.name, CropMap.whole(case.shape), len(labels) + 1)
         frame = make_frame(read_grid(self._paths[case.name], case=case.name), self.manifest.space)
-        doubt = check_label(case.name, truth, probs, general, frame=frame, labels=labels)
-        dice = dice_per_label(found.numpy(), truth, labels)
         self.evidence.add(
             Evidence(
                 case=case.name,
-                confidence={n: _or_none(confidence[v - 1]) for n, v in labels.items()},
-                dice={name: _or_none(value) for name, value in dice.items()},
-                doubt=doubt,
+                confidence={name: _or_none(value) for name, value in seen.confidence.items()},
+                dice={name: _or_none(value) for name, value in seen.dice.items()},
+                doubt=check_label(
+                    case.name, case.label[0], seen.probs, general, frame=frame, labels=labels
+                ),
             )
         )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A student's prediction of a case and what it is worth."""
+
+    probs: Tensor
+    found: Tensor
+    voxels: Voxels
+    confidence: dict[str, float]
+    dice: dict[str, float]
 
 
 def _cross_fit(judge: _Judge, cases: Sequence[TrainingCase]) -> None:
@@ -355,6 +385,10 @@ def _sample(probs: Array, truth: Array, around: Array) -> Voxels:
     return Voxels(
         probs.reshape(len(probs), -1)[:, chosen].T, truth.ravel()[chosen].astype(np.int64)
     )
+
+
+def _by_label(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _or_none(value: float) -> float | None:

@@ -16,11 +16,12 @@ from scipy.special import softmax
 from sklearn.isotonic import IsotonicRegression
 
 from uncol.types import Array
-from uncol.uncertainty.quality import QualityModel
+from uncol.uncertainty.quality import UNSEEN, QualityModel
 
 KNOTS = 33  # places of the error curve
 ERROR_HIGH, ERROR_MEDIUM = 1 / 3, 0.15  # expected share of wrong voxels from which a band begins
 LOG_T = (-1.4, 2.1)  # log temperatures that are tried: 0.25 to 8
+TRUST_FROM = 24  # cases whose word on a single label counts as much as that on all together
 FEWEST = 50  # voxels for which a label gets a temperature, and a band an error rate, of its own
 
 
@@ -117,35 +118,53 @@ def error_rates(voxels: Voxels) -> tuple[float, ...]:
     return tuple(float(rate) for rate in rates)
 
 
-def match_temperatures(probs: Array, rates: Sequence[float]) -> tuple[float, ...]:
+def match_temperatures(probs: Array, rates: Sequence[float], *, cases: int) -> tuple[float, ...]:
     """Choose a temperature a predicted class so that mean confidence and accuracy agree.
 
     Confidence matching (Guillory et al., ICCV 2021; Garg et al., ICLR 2022): it needs no truth for
-    the voxels, only the error rates to expect, so those may come from other cases.
+    the voxels, only the error rates to expect, so those may come from other cases. What few cases
+    say about single labels is pulled towards the temperature that suits all of them together.
 
     Args:
         probs: `(n, C)` of the student to calibrate.
         rates: expected share of wrong voxels a predicted class.
+        cases: how many cases the rates come from.
     """
     logs, label = np.log(np.clip(probs, 1e-8, None)), probs.argmax(axis=1)
+    chosen = [label == value for value in range(probs.shape[1])]
+    together = _match(
+        logs, sum(mask.mean() * rate for mask, rate in zip(chosen, rates, strict=True))
+    )
+    trust = cases / (cases + TRUST_FROM)
+    found = []
+    for mask, rate in zip(chosen, rates, strict=True):
+        own = _match(logs[mask], rate) if mask.sum() >= FEWEST else together
+        found.append(float(np.exp(trust * own + (1 - trust) * together)))
+    return tuple(found)
 
-    def too_sure(log_t: float, value: int) -> float:
-        tempered_probs = _softmax(logs[label == value] * np.exp(-log_t))
-        return float(tempered_probs[:, value].mean() - (1 - rates[value]))
 
-    temperatures = []
-    for value in range(probs.shape[1]):
-        low, high = LOG_T
-        if (label == value).sum() < FEWEST:
-            low = high = 0.0
-        elif too_sure(low, value) <= 0:  # never sure enough: as sharp as is allowed
-            high = low
-        elif too_sure(high, value) >= 0:
-            low = high
-        else:
-            low = high = float(brentq(too_sure, low, high, args=(value,), xtol=1e-3))
-        temperatures.append(float(np.exp(low)))
-    return tuple(temperatures)
+def _match(logs: Array, rate: float) -> float:
+    """Return the log temperature at which the mean top probability is 1 - rate, within bounds."""
+
+    def too_sure(log_t: float) -> float:
+        return float(_softmax(logs * np.exp(-log_t)).max(axis=1).mean() - (1 - rate))
+
+    low, high = LOG_T
+    if too_sure(low) <= 0:  # never sure enough: as sharp as is allowed
+        return low
+    if too_sure(high) >= 0:
+        return high
+    return float(brentq(too_sure, low, high, xtol=1e-3))
+
+
+def blend(out_of_sample: Sequence[float], in_sample: Sequence[float]) -> tuple[float, ...]:
+    """Return Efron's .632 estimate of what a student errs that learned from all cases.
+
+    Students that left cases out err more than it on new cases, it errs less on those it learned
+    from (JASA 78, 1983).
+    """
+    pairs = zip(out_of_sample, in_sample, strict=True)
+    return tuple(UNSEEN * out + (1 - UNSEEN) * own for out, own in pairs)
 
 
 def error_curve(uncertainty: Array, error: Array) -> tuple[float, ...]:

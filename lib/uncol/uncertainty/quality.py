@@ -17,6 +17,8 @@ SLOPE, SLOPE_SD = 1.0, 0.5  # before any case: a confidence gained is a Dice gai
 NOISE_SD, NOISE_WEIGHT = 0.04, 2.0  # before any case: how far Dice lies from a line, worth 2 cases
 ACCEPT, CHECK = 0.85, 0.70  # estimated Dice from which a case needs a glance, or a check
 
+UNSEEN = 0.632  # weight of what was found out of sample in Efron's .632 estimate
+
 Verdict = Literal["accept", "check", "redo"]
 
 
@@ -121,46 +123,69 @@ def fit_quality(
     confidence: Mapping[str, Sequence[float]],
     dice: Mapping[str, Sequence[float]],
     own: Mapping[str, Sequence[float]],
+    learned: tuple[Mapping[str, Sequence[float]], Mapping[str, Sequence[float]]] | None = None,
 ) -> QualityModel | None:
     """Fit all lines.
 
     Slope, level and spread come from the judged cases; a line then stands over the mean confidence
-    of the student it is for, which may be surer of itself than the one that was judged.
+    of the student it is for, which may be surer of itself than the ones that were judged.
 
     Args:
         confidence: Soft Dice Confidence a label, a value a judged case; NaN where the label was not
             found.
         dice: true Dice alike; NaN where neither prediction nor annotation has the label.
-        own: confidence of the student that the model is for, on any cases.
+        own: confidence of the student that the model is for, on any cases it did not learn from.
+        learned: confidence and Dice of that student on the cases it learned from, if others were
+            judged in its place; level and spread are then the .632 estimates.
 
     Returns:
         The model, or None with fewer than three cases.
     """
-    x, x_mean = _rows(confidence, dice)
-    y = np.array([dice[name] for name in dice], dtype=float)
-    _, own_mean = _rows(own, dice)
-    y_mean = _means(np.where(np.isfinite(x), y, np.nan))
-    whole = np.isfinite(x_mean) & np.isfinite(y_mean)
-    if whole.sum() < FEWEST_CASES:
+    means = _mean_pairs(confidence, dice)
+    if len(means[0]) < FEWEST_CASES:
         return None
+    own_means = _means(np.array([own[name] for name in dice], dtype=float))
+    in_sample = None if learned is None else fit_line(*_mean_pairs(*learned))
     lines = {}
-    for row, name in enumerate(dice):
-        known = np.isfinite(x[row]) & np.isfinite(y[row])
-        if known.sum() >= FEWEST_CASES:
-            line = fit_line(x[row][known], y[row][known])
-            lines[name] = _over(line, np.array(own[name], dtype=float))
+    for name in dice:
+        pairs = _known(confidence[name], dice[name])
+        if len(pairs[0]) >= FEWEST_CASES:
+            seen = None
+            if learned is not None:
+                seen = fit_line(*_known(learned[0][name], learned[1][name]))
+            lines[name] = _for_student(fit_line(*pairs), np.array(own[name], dtype=float), seen)
     return QualityModel(
-        mean=_over(fit_line(x_mean[whole], y_mean[whole]), own_mean),
+        mean=_for_student(fit_line(*means), own_means, in_sample),
         labels=lines,
-        observed=_observed(x_mean[whole], y_mean[whole]),
+        observed=_observed(*means),
     )
 
 
-def _rows(
-    values: Mapping[str, Sequence[float]], names: Mapping[str, object]
+def _for_student(line: Line, own: Array, in_sample: Line | None) -> Line:
+    """Return a line that was fitted on stand-ins as it is for the student itself."""
+    known = own[np.isfinite(own)]
+    changes = {"center": float(known.mean())} if len(known) else {}
+    if in_sample is not None:
+        changes["level"] = UNSEEN * line.level + (1 - UNSEEN) * in_sample.level
+        variance = UNSEEN * line.spread**2 + (1 - UNSEEN) * in_sample.spread**2
+        changes["spread"] = float(np.sqrt(variance))
+    return line.model_copy(update=changes)
+
+
+def _known(confidence: Sequence[float], dice: Sequence[float]) -> tuple[Array, Array]:
+    """Return the pairs `(n,)`, `(n,)` of which both are known."""
+    x, y = np.array(confidence, dtype=float), np.array(dice, dtype=float)
+    known = np.isfinite(x) & np.isfinite(y)
+    return x[known], y[known]
+
+
+def _mean_pairs(
+    confidence: Mapping[str, Sequence[float]], dice: Mapping[str, Sequence[float]]
 ) -> tuple[Array, Array]:
-    rows = np.array([values[name] for name in names], dtype=float)
-    return rows, _means(rows)
+    """Return mean confidence and mean Dice over the labels found, a pair a case."""
+    x = np.array([confidence[name] for name in dice], dtype=float)
+    y = np.array([dice[name] for name in dice], dtype=float)
+    return _known(_means(x).tolist(), _means(np.where(np.isfinite(x), y, np.nan)).tolist())
 
 
 def _means(rows: Array) -> Array:
@@ -168,11 +193,6 @@ def _means(rows: Array) -> Array:
     known = np.isfinite(rows)
     total = np.where(known, rows, 0).sum(axis=0)
     return np.asarray(np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan))
-
-
-def _over(line: Line, own: Array) -> Line:
-    known = own[np.isfinite(own)]
-    return line.model_copy(update={"center": float(known.mean())}) if len(known) else line
 
 
 def risk_coverage(estimate: Array, dice: Array) -> Array:

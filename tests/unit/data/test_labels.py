@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uncol.data.labels import IGNORE_VALUE, map_label, segment_values
+from uncol.data.labels import (
+    IGNORE_VALUE,
+    REVIEWED_VALUE,
+    annotated_part,
+    map_label,
+    segment_values,
+)
 from uncol.errors import LabelError
 
 LABELS = {"liver": 1, "spleen": 2, "left kidney": 3}
@@ -101,3 +107,54 @@ def test_values_that_nothing_explains_are_refused():
 def test_values_without_any_segment_are_refused():
     with pytest.raises(LabelError, match="none"):
         segment_values([], [1], "p7")
+
+
+def paint(*spots: tuple[slice | int, ...]) -> np.ndarray:
+    """Return label 1 everywhere in an 8x9x10 grid, with marks of what was reviewed."""
+    array = np.ones((8, 9, 10), dtype=np.uint8)
+    for spot in spots:
+        array[spot] = REVIEWED_VALUE
+    return array
+
+
+def test_the_segment_reviewed_is_kept_as_marks() -> None:
+    found = map_label(a_label(1, 3), {"liver": 1, "Reviewed": 3}, LABELS, case="p7")
+    assert set(np.unique(found)) == {1, REVIEWED_VALUE}
+
+
+def test_reviewed_background_is_an_annotation_too() -> None:
+    found = map_label(a_label(0, 3), {"liver": 1, "reviewed": 3}, LABELS, case="p7")
+    assert set(np.unique(found)) == {0, REVIEWED_VALUE}
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_dab_of_paint_in_a_slice_marks_the_slice(axis) -> None:
+    spot = [slice(2, 4)] * 3
+    spot[axis] = 5
+    found = np.moveaxis(annotated_part(paint(tuple(spot))), axis, 0)
+    assert (found[[0, 1, 2, 3, 4, 6, 7]] == IGNORE_VALUE).all()
+    assert (found[5] == IGNORE_VALUE).sum() == 4  # what the paint covers is unknown
+    assert set(np.unique(found[5])) == {1, IGNORE_VALUE}
+
+
+def test_a_scribble_through_a_box_marks_the_box() -> None:
+    scribble = tuple((i, i, i) for i in range(2, 6))
+    found = annotated_part(paint(*scribble))
+    inside = found[2:6, 2:6, 2:6]
+    assert (inside == 1).sum() == 64 - 4
+    assert (found == 1).sum() == 64 - 4
+
+
+def test_a_single_dot_marks_the_slice_of_the_file_s_slice_axis() -> None:
+    found = annotated_part(paint((3, 4, 7)))
+    assert (found[..., 7] == 1).sum() == 8 * 9 - 1
+    assert (found == 1).sum() == 8 * 9 - 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 8), st.integers(0, 9)), max_size=5))
+def test_marks_only_ever_take_annotation_away(spots) -> None:
+    given_label = paint(*spots)
+    found = annotated_part(given_label)
+    known = found != IGNORE_VALUE
+    assert (found[known] == given_label[known]).all()
+    assert known.all() if not spots else known.any()

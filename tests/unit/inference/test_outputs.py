@@ -58,7 +58,7 @@ def make_scan(order, flips, angles, spacing) -> tuple[Volume, np.ndarray]:
     return Volume(intensity, Grid(shape, affine)), truth
 
 
-def run(scan: Volume, space: Space):
+def run(scan: Volume, space: Space, calibration: Calibration = Calibration()):  # noqa: B008
     return segment(
         ByIntensity(),
         scan,
@@ -67,7 +67,7 @@ def run(scan: Volume, space: Space):
         window=(24, 24, 24),
         labels=LABELS,
         device=CPU,
-        calibration=Calibration(),
+        calibration=calibration,
     )
 
 
@@ -143,6 +143,15 @@ def test_the_overlay_puts_bands_behind_the_anatomys_numbers() -> None:
     label = np.array([0, 1, 2, 2], dtype=np.uint8)
     unsure = np.array([0.0, 0.1, 0.3, 0.9])
     assert overlay(label, unsure, 2, Calibration()).tolist() == [0, 1, 4, 3]
+
+
+def test_temperatures_change_the_map_and_not_the_label() -> None:
+    scan, _ = make_scan((0, 2, 1), (1.0, -1.0, 1.0), (0.1, 0.0, 0.2), (2.0, 2.0, 2.0))
+    space = Space("RAS", (2.5, 2.5, 2.5))
+    raw, soft = run(scan, space), run(scan, space, Calibration(temperatures=(4.0, 4.0, 4.0)))
+    assert (raw.label != soft.label).mean() < 0.01  # only where voxels are interpolated
+    assert soft.uncertainty.mean() > raw.uncertainty.mean()
+    assert soft.found["body"].confidence == raw.found["body"].confidence
 
 
 def test_calibrated_thresholds_make_the_bands() -> None:

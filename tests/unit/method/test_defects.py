@@ -24,7 +24,8 @@ from uncol.networks.presets import PRESETS
 from uncol.networks.teachers.protocol import Prompted
 from uncol.networks.teachers.views import Letterbox
 from uncol.training import evaluate
-from uncol.training.round import Reporter, RoundSettings, train_round
+from uncol.training.round import train_round
+from uncol.training.settings import Reporter, RoundSettings
 from uncol.training.versions import ModelStore
 from uncol.uncertainty.maps import entropy
 

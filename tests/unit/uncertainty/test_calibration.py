@@ -9,6 +9,7 @@ from uncol.uncertainty.calibration import (
     ERROR_MEDIUM,
     Calibration,
     Voxels,
+    blend,
     entropy_of,
     error_curve,
     error_rates,
@@ -33,7 +34,7 @@ def voxels(sharpness: float, *, count: int = 40_000, classes: int = 3, seed: int
 @pytest.mark.parametrize("sharpness", [0.5, 1.0, 2.0, 3.0])
 def test_matching_undoes_a_known_overconfidence(sharpness) -> None:
     seen, own = voxels(sharpness, seed=1), voxels(sharpness, seed=2)
-    temperatures = match_temperatures(own.probs, error_rates(seen))
+    temperatures = match_temperatures(own.probs, error_rates(seen), cases=8)
     assert temperatures == pytest.approx([sharpness] * 3, rel=0.08)
 
 
@@ -43,16 +44,32 @@ def test_each_label_gets_its_own_temperature() -> None:
         Voxels(v.probs[v.label == value], v.truth[v.label == value])
         for v, value in ((sure, 0), (unsure, 1))
     ]
-    found = match_temperatures(join(parts).probs, error_rates(join(parts)))
+    found = match_temperatures(join(parts).probs, error_rates(join(parts)), cases=10_000)
     assert found[0] == pytest.approx(3, rel=0.1)
     assert found[1] == pytest.approx(1, rel=0.1)
-    assert found[2] == 1.0  # never predicted, so nothing is known of it
+    assert found[1] < found[2] < found[0]  # never predicted: it gets what suits all together
+
+
+def test_few_cases_say_little_about_single_labels() -> None:
+    sure, unsure = voxels(3.0, seed=1), voxels(1.0, seed=2)
+    parts = [
+        Voxels(v.probs[v.label == value], v.truth[v.label == value])
+        for v, value in ((sure, 0), (unsure, 1))
+    ]
+    few, many = (
+        match_temperatures(join(parts).probs, error_rates(join(parts)), cases=n) for n in (2, 999)
+    )
+    assert many[1] < few[1] < few[0] < many[0]
+
+
+def test_the_632_estimate_lies_between() -> None:
+    assert blend((0.2, 0.1), (0.1, 0.1)) == pytest.approx((0.1632, 0.1))
 
 
 def test_impossible_rates_end_at_the_bounds_instead_of_failing() -> None:
     probs = voxels(1.0).probs
-    assert match_temperatures(probs, (0.0, 0.0, 0.0))[0] < 0.3
-    assert match_temperatures(probs, (0.99, 0.99, 0.99))[0] > 7
+    assert match_temperatures(probs, (0.0, 0.0, 0.0), cases=8)[0] < 0.3
+    assert match_temperatures(probs, (0.99, 0.99, 0.99), cases=8)[0] > 7
 
 
 @given(st.tuples(*[st.floats(0.3, 5.0)] * 3))

@@ -45,6 +45,17 @@ def test_a_surer_student_is_not_thought_better_for_it() -> None:
     assert model.labels["a"].center == pytest.approx(mean + 0.04)
 
 
+def test_what_it_learned_from_moves_level_and_spread_by_a_third() -> None:
+    confidence, dice = cases(10, 1)
+    judged, learned = {"a": confidence.tolist()}, {"a": (dice + 0.1).tolist()}
+    pairs = (judged, {"a": dice.tolist()}, judged)
+    plain, blended = fit_quality(*pairs), fit_quality(*pairs, (judged, learned))
+    assert plain is not None
+    assert blended is not None
+    assert blended.mean.level == pytest.approx(plain.mean.level + 0.0368)
+    assert blended.mean.slope == plain.mean.slope
+
+
 def test_labels_that_were_not_found_are_left_out_of_the_mean() -> None:
     nan = float("nan")
     confidence = {"a": [0.9, 0.8, 0.85, 0.88], "b": [nan, nan, nan, 0.7]}
