@@ -176,7 +176,10 @@ def test_scoring_runs_by_itself_and_fills_reason_score_and_places(live: Any, cli
     told = [place["center_mm"] for place in params["uncol"]["rois"]]
     assert told == [place["center_mm"] for place in chosen["rois"]]
 
-    # asked for, it finds nothing left to do
+    # asked for once it is done, it finds nothing left to do
+    while requests.get(f"{live.url}/scoring/?check_if_running=true", timeout=60).status_code == 200:
+        assert time.monotonic() < end
+        time.sleep(2)
     reply = requests.post(f"{live.url}/scoring/uncol?run_sync=true", json={}, timeout=300)
     assert reply.status_code == 200
     assert reply.json()["scored"] == 0

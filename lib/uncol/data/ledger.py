@@ -72,17 +72,24 @@ class Ledger(Generic[R]):
         Raises:
             StorageError: it cannot be written; the others are unchanged.
         """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a+b") as stream:
-                if stream.tell():
-                    stream.seek(-1, os.SEEK_END)
-                    if stream.read(1) != b"\n":  # a kill cut the last line short
-                        stream.write(b"\n")
-                stream.write(record.model_dump_json().encode() + b"\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError as error:
-            raise StorageError(
-                f"Could not write {self.path}: {error}. Free some disk space."
-            ) from error
+        append_line(self.path, record.model_dump_json())
+
+
+def append_line(path: Path, text: str) -> None:
+    """Append a line that a kill can cut short but not join to the next one; makes the folder.
+
+    Raises:
+        StorageError: it cannot be written; the other lines are unchanged.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as stream:
+            if stream.tell():
+                stream.seek(-1, os.SEEK_END)
+                if stream.read(1) != b"\n":
+                    stream.write(b"\n")
+            stream.write(text.encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise StorageError(f"Could not write {path}: {error}. Free some disk space.") from error

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from scipy import stats
 
+from uncol.data.ledger import append_line
 from uncol.data.scan import read_label, read_scan
 from uncol.errors import RequestError
 from uncol.experiments.pool import LabeledPool
@@ -94,7 +95,6 @@ def simulate(simulation: Simulation, console: Console) -> list[Point]:
     """
     simulation.check()
     counts = list(range(simulation.start, simulation.stop + 1, simulation.step))
-    simulation.out.parent.mkdir(parents=True, exist_ok=True)
     done = _read(simulation.out)
     columns = (
         TextColumn("{task.description:<60}"),
@@ -148,8 +148,7 @@ class _Replay:
                     "dice": dice,
                     "next": self._choose(strategy, labeled, scores),
                 }
-                with self.simulation.out.open("a") as stream:
-                    stream.write(json.dumps(point) + "\n")
+                append_line(self.simulation.out, json.dumps(point))
             labeled = labeled + point["next"]
             yield point
 
@@ -220,6 +219,8 @@ def table(points: Sequence[Point]) -> Table:
         shown.add_column(title, justify="left" if title == "strategy" else "right")
     found = areas(points)
     for strategy, seeds in found.items():
+        if not seeds:
+            continue
         values = np.array(list(seeds.values()))
         shared = sorted(set(seeds) & set(found.get(BASELINE, {})))
         gaps = np.array([seeds[seed] - found[BASELINE][seed] for seed in shared])

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from monai.transforms import Activationsd
 from monailabel.interfaces.tasks.infer_v2 import InferType
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.tasks.activelearning.epistemic import Epistemic
 from monailabel.tasks.infer.basic_infer import BasicInferTask
 from monailabel.tasks.scoring.epistemic_v2 import EpistemicScoring
 from torch import Tensor, nn
@@ -115,3 +117,8 @@ def _drop_output(module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
 
 def _drop_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (F.dropout3d(inputs[0], DROPOUT, training=module.training), *inputs[1:])
+
+
+def monai_label_strategy() -> Strategy:
+    """Return MONAI Label's own strategy for these scores."""
+    return Epistemic()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -17,7 +16,7 @@ from uncol.errors import RequestError
 from uncol.selection.survey import survey
 from uncol.settings import Settings
 from uncol.tasks.datastore import case_of
-from uncol.tasks.train import round_settings
+from uncol.tasks.train import make_way, round_settings
 from uncol.training.evaluate import dice_per_label, mean_of
 from uncol.training.settings import Reporter
 
@@ -44,7 +43,7 @@ class UncolScoring(ScoringMethod):  # type: ignore[misc]
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Score; returns how many were scored, skipped as done, and left out with the reason."""
-        os.nice(NICENESS)
+        make_way(NICENESS)
         cases = [case_of(datastore, name) for name in datastore.list_images()]
         settings = round_settings(self.settings, request.get("device"))
         return asdict(survey(cases, settings, LogReporter()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -103,7 +104,7 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Train and publish; returns the last state."""
-        os.nice(NICENESS)
+        make_way(NICENESS)
         progress = ProgressFile(self.stats_path, self.folder / "runs")
         try:
             cases = [case_of(datastore, name) for name in datastore.list_images()]
@@ -116,6 +117,12 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
         for name, reason in outcome.left_out.items():
             logger.warning("Left out %s: %s", name, reason)
         return self.stats()
+
+
+def make_way(niceness: int) -> None:
+    """Let an annotator's requests go first; only in a child, whose main thread does the work."""
+    if threading.current_thread() is threading.main_thread():
+        os.nice(niceness)
 
 
 def round_settings(settings: Settings, device: object) -> RoundSettings:
