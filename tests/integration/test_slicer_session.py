@@ -111,6 +111,10 @@ def test_a_whole_session_as_slicer_plays_it(live: Any, client: Any) -> None:
     floats = {**SLICER, "map": True, "result_extension": ".nii.gz"}
     again = read_scan(client.infer("uncol_uncertainty", unseen, floats)[0])
     np.testing.assert_allclose(again.array, kept.array, atol=1e-5)
+    heads = {**floats, "map": "disagreement"}
+    differ = read_scan(client.infer("uncol_uncertainty", unseen, heads)[0])
+    assert differ.grid.matches(scan.grid)
+    assert not np.allclose(differ.array, kept.array)
     both, params = client.infer("uncol_overlay", unseen, dict(SLICER))
     assert params["label_names"] == {
         **live.labels,

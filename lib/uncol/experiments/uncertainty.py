@@ -41,6 +41,7 @@ from uncol.training.versions import ModelStore
 from uncol.types import Array
 from uncol.uncertainty import validity
 from uncol.uncertainty.calibration import Calibration
+from uncol.uncertainty.quality import risk_coverage
 from uncol.uncertainty.validity import Counts, Measured
 
 NEAR_VOXELS = 5  # voxels from the predicted foreground within which voxels are judged
@@ -289,6 +290,7 @@ def _figures(arm: Arm) -> dict[str, Any]:
         "dice_sd": float(dice.std()),
         "seconds": float(np.median(seconds)),
         "peak_mib": arm.peak_mib,
+        "risk_coverage": risk_coverage(estimates, dice).tolist(),
     }
 
 

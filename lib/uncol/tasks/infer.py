@@ -109,7 +109,10 @@ class SegmentTask(StudentTask):
 
 
 class UncertaintyTask(StudentTask):
-    """`uncol_uncertainty`: review bands, or the float map with `{"map": true}`."""
+    """`uncol_uncertainty`: review bands, or a float map with `{"map": true}`.
+
+    `{"map": "disagreement"}` asks for the disagreement of the student's heads instead.
+    """
 
     def config(self) -> dict[str, Any]:
         """Return the options that Slicer shows."""
@@ -119,7 +122,10 @@ class UncertaintyTask(StudentTask):
         """Return the bands or the map, and its params."""
         answer = self.answer(request)
         result = answer.segmentation
-        if truth(request.get("map", False)):
+        asked = request.get("map", False)
+        if asked == "disagreement":
+            array = result.disagreement
+        elif truth(asked):
             array = result.uncertainty
         else:
             array = bands(result.uncertainty, answer.calibration)
