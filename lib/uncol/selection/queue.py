@@ -53,7 +53,6 @@ class Queue:
         self._store = store
         self._path = store.folder / "queue.json"
         self._embeddings: Ledger[Embedding] = embeddings_of(store, teacher)
-        self._scores: tuple[int, Ledger[Score]] | None = None
         self._guard = threading.Lock()
         self._orders: dict[Key, Order] = _stored(self._path)
         self._kept = self._orders  # replaced, never changed, so it tells whether there is news
@@ -115,11 +114,7 @@ class Queue:
 
     def _current_scores(self) -> Ledger[Score] | None:
         version = self._store.current()
-        if version is None:
-            return None
-        if self._scores is None or self._scores[0] != version:
-            self._scores = (version, scores_of(self._store, version))
-        return self._scores[1]
+        return None if version is None else scores_of(self._store, version)
 
 
 def _stored(path: Path) -> dict[Key, Order]:

@@ -6,6 +6,8 @@ model_dir/uncol/embeddings/<teacher>.jsonl         one `Embedding` a line, whate
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -68,9 +70,15 @@ class Embedding(Record):
 
 def scores_of(store: ModelStore, version: int) -> Ledger[Score]:
     """Return a version's scores."""
-    return Ledger(store.sidecars(version) / "cases.jsonl", Score)
+    return _open(store.sidecars(version) / "cases.jsonl", Score)
 
 
 def embeddings_of(store: ModelStore, teacher: str) -> Ledger[Embedding]:
     """Return the pool's embeddings under a generalized teacher."""
-    return Ledger(store.folder / "embeddings" / f"{teacher}.jsonl", Embedding)
+    return _open(store.folder / "embeddings" / f"{teacher}.jsonl", Embedding)
+
+
+@functools.cache
+def _open(path: Path, kind: type[Any]) -> Ledger[Any]:
+    """Open a ledger once, so that whoever asks again does not parse it again."""
+    return Ledger(path, kind)

@@ -46,7 +46,8 @@ def survey(cases: Sequence[Case], settings: RoundSettings, reporter: Reporter) -
     """Calibrate the current version, score what it has not scored, embed what nobody has.
 
     Every result is kept as soon as it is there, so a killed survey goes on where it was. Before the
-    first version only the embeddings are made: the cold start chooses by them.
+    first version, or with one that was trained for other labels, only the embeddings are made: the
+    cold start chooses by them.
 
     Args:
         cases: the pool.
@@ -60,7 +61,7 @@ def survey(cases: Sequence[Case], settings: RoundSettings, reporter: Reporter) -
     store = ModelStore(settings.model_dir / "uncol")
     found = Found()
     version = store.current()
-    if version is not None:
+    if version is not None and store.manifest(version).labels == dict(settings.labels):
         calibrate(cases, version, settings, reporter)
         published = load_published(store, version, settings.device)
         _score(store, published, [case for case in cases if case.label is None], reporter, found)

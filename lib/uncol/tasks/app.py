@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 from monailabel.config import settings as server_settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
@@ -139,14 +141,16 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
                 f"There is no trainer '{model}'; choose one of {', '.join(self._trainers)}."
             )
         trainer.check(request, self.datastore())
-        stop_background_task("scoring")  # it would judge a model that is about to be replaced
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end just now
+            stop_background_task("scoring")  # it would judge a model that is about to be replaced
 
     def on_init_complete(self) -> None:
         """Mend the server and start its timers."""
         # children inherit this: they read the index, only the server writes it
         os.environ["MONAI_LABEL_DATASTORE_READ_ONLY"] = "true"
         mend_server(self)
-        Caretaker(self.models, self.queue, self.uncol.teacher, self).start()
+        if isinstance(self.datastore(), UncolDatastore):
+            Caretaker(self.models, self.queue, self.uncol.teacher, self).start()
         super().on_init_complete()
 
     def _check_image(self, image: object, store: Datastore) -> None:

@@ -28,7 +28,7 @@ class ServedStudent:
         self.store = store
         self.labels = labels
         self._guard = threading.Lock()
-        self._loaded: dict[str, Published] = {}
+        self._loaded: dict[str, tuple[tuple[int, int | None], Published]] = {}
 
     def get(self, device: str) -> Published:
         """Return the current version.
@@ -44,16 +44,17 @@ class ServedStudent:
                 "from a box or click), submit them, then press Train."
             )
         with self._guard:
-            served = self._loaded.get(device)
-            if served is None or served.manifest.version != version or self._calibrated(served):
-                served = self._load(version, device)
-                self._loaded[device] = served
-        return served
+            state = (version, self._calibrated_at(version))
+            held = self._loaded.get(device)
+            if held is None or held[0] != state:
+                held = (state, self._load(version, device))
+                self._loaded[device] = held
+        return held[1]
 
-    def _calibrated(self, served: Published) -> bool:
-        """Say whether a version was calibrated after it had been loaded."""
-        folder = self.store.sidecars(served.manifest.version)
-        return not served.calibration.cases and (folder / "calibration.json").exists()
+    def _calibrated_at(self, version: int) -> int | None:
+        """Return when a version was calibrated, which happens after it is first served."""
+        path = self.store.sidecars(version) / "calibration.json"
+        return path.stat().st_mtime_ns if path.exists() else None
 
     def _load(self, version: int, device: str) -> Published:
         served = load_published(self.store, version, torch.device(device))
