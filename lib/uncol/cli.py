@@ -31,6 +31,7 @@ app.add_typer(weights, name="weights")
 benchmark = typer.Typer(help="Measure what the product is worth.", no_args_is_help=True)
 app.add_typer(benchmark, name="benchmark")
 
+TEST = 40  # cases that judge a simulation, where there are enough
 STUDIES = typer.Option(help="folder with images/ and labels/ of the same file names")
 LABELS = typer.Option(help='names of the label values 1, 2, ...: "a,b"')
 
@@ -69,7 +70,9 @@ def simulate(
     step: Annotated[int, typer.Option(help="cases chosen at a time")] = 4,
     stop: Annotated[int, typer.Option(help="labeled cases at the end")] = 24,
     seeds: Annotated[str, typer.Option(help="numbers with commas")] = "0,1,2,3",
-    test: Annotated[int, typer.Option(help="cases that judge and never train")] = 40,
+    test: Annotated[
+        int | None, typer.Option(help="cases that judge and never train; 40, or what is left")
+    ] = None,
     cases: Annotated[int, typer.Option(help="most cases of the pool, test ones aside")] = 100,
     preset: Annotated[str, typer.Option()] = "auto",
     teacher: Annotated[str, typer.Option()] = "litemedsam",
@@ -77,15 +80,16 @@ def simulate(
 ) -> None:
     """Replay annotation on a labeled pool: Dice against labeled cases, a strategy each."""
     settings, _ = parse_settings({"labels": labels, "preset": preset, "teacher": teacher})
+    pool = open_pool(studies, labels)
     run_simulation(
         Simulation(
-            pool=open_pool(studies, labels),
+            pool=pool,
             strategies=tuple(strategies.split(",")),
             start=start,
             step=step,
             stop=stop,
             seeds=tuple(int(seed) for seed in seeds.split(",")),
-            test=test,
+            test=max(1, min(TEST, len(pool.files) - stop)) if test is None else test,
             cases=cases,
             settings=replace(round_settings(settings, None), step_scale=step_scale),
             out=out,
