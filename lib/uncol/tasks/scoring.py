@@ -16,7 +16,8 @@ from uncol.errors import RequestError
 from uncol.selection.survey import survey
 from uncol.settings import Settings
 from uncol.tasks.datastore import case_of
-from uncol.tasks.train import make_way, round_settings
+from uncol.tasks.priority import make_way
+from uncol.tasks.train import round_settings
 from uncol.training.evaluate import dice_per_label, mean_of
 from uncol.training.settings import Reporter
 

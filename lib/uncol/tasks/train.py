@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,6 +17,7 @@ from uncol.data.cases import HELD_OUT_FROM
 from uncol.errors import RequestError, UncolError
 from uncol.settings import Settings
 from uncol.tasks.datastore import case_of
+from uncol.tasks.priority import make_way
 from uncol.tasks.results import truth
 from uncol.training.calibrate import read_doubts
 from uncol.training.evaluate import mean_of
@@ -117,12 +116,6 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
         for name, reason in outcome.left_out.items():
             logger.warning("Left out %s: %s", name, reason)
         return self.stats()
-
-
-def make_way(niceness: int) -> None:
-    """Let an annotator's requests go first; only in a child, whose main thread does the work."""
-    if threading.current_thread() is threading.main_thread():
-        os.nice(niceness)
 
 
 def round_settings(settings: Settings, device: object) -> RoundSettings:

@@ -1,0 +1,58 @@
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from monailabel.utils.async_tasks import utils
+
+from uncol.tasks.priority import Foreground
+
+COUNT = "import sys\nwhile True: sys.stdout.write('.'); sys.stdout.flush()"
+
+
+@pytest.fixture
+def child(monkeypatch):
+    """A real child process, registered as MONAI Label registers a scoring."""
+    process = subprocess.Popen([sys.executable, "-c", COUNT], stdout=subprocess.DEVNULL)
+    monkeypatch.setitem(utils.background_processes, "scoring", {"id": process})
+    yield psutil.Process(process.pid)
+    process.kill()
+    process.wait()
+
+
+def works(process: psutil.Process) -> bool:
+    before = sum(process.cpu_times()[:2])
+    time.sleep(0.3)
+    return sum(process.cpu_times()[:2]) > before
+
+
+def test_children_stand_still_until_the_last_request_is_done(child) -> None:
+    foreground = Foreground()
+    assert works(child)
+    with foreground.request():
+        assert not works(child)
+        with foreground.request():
+            assert not works(child)
+        assert not works(child)
+    assert works(child)
+
+
+def test_a_failed_request_lets_them_go_on(child) -> None:
+    with pytest.raises(ValueError, match="no"), Foreground().request():
+        raise ValueError("no")
+    assert works(child)
+
+
+def test_a_child_that_ended_meanwhile_is_no_trouble(child) -> None:
+    foreground = Foreground()
+    with foreground.request():
+        child.kill()
+        psutil.wait_procs([child], timeout=5)
+    with foreground.request():
+        pass
+
+
+def test_without_children_nothing_happens() -> None:
+    with Foreground().request():
+        pass
