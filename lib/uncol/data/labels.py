@@ -22,6 +22,7 @@ IGNORED = (*REVIEW_SEGMENTS, "background", "background_scribbles", "foreground_s
 IGNORE_VALUE = 255  # a voxel that nobody annotated; takes no part in any loss
 REVIEWED = "reviewed"  # a segment whose marks say which slices and boxes were looked at
 REVIEWED_VALUE = 254
+SOLID = 0.4  # share of its box that a dab fills; a scribble through a box fills far less
 
 
 def segment_values(
@@ -38,7 +39,7 @@ def segment_values(
         LabelError: neither the indices nor the positions explain the voxel values.
     """
     names = [str(segment.get("name", "")) for segment in label_info]
-    values = sorted(set(present) - {0})
+    values = sorted(set(present) - {0, REVIEWED_VALUE, IGNORE_VALUE})
     by_position = {name: place for place, name in enumerate(names, start=1)}
     by_index = {
         str(segment.get("name", "")): int(segment.get("idx", place))
@@ -97,9 +98,10 @@ def map_label(
 def annotated_part(mapped: Array) -> Array:
     """Turn what lies outside the reviewed places, if any are marked, into not annotated.
 
-    A mark one voxel thick stands for its whole slice, any other for the box around it; so a dab of
-    paint marks a slice and a scribble through a proposed box marks the box. What the paint itself
-    covers is unknown.
+    A mark one voxel thick stands for its whole slice, and so does each slice of a solid one (dabs
+    in neighbouring slices touch); any other stands for the box around it. So a dab of paint marks
+    a slice and a scribble through a proposed box marks the box. What the paint itself covers is
+    unknown.
 
     Args:
         mapped: `(I, J, K)` from `map_label`.
@@ -112,12 +114,13 @@ def annotated_part(mapped: Array) -> Array:
         return mapped
     parts, _ = ndimage.label(marks, np.ones((3, 3, 3)))
     reviewed = np.zeros(marks.shape, dtype=bool)
-    for box in ndimage.find_objects(parts):
-        flat = [axis for axis in range(3) if box[axis].stop - box[axis].start == 1]
+    for number, box in enumerate(ndimage.find_objects(parts), start=1):
+        sizes = [part.stop - part.start for part in box]
+        solid = (parts[box] == number).mean() >= SOLID
         whole = [slice(None)] * 3
-        if flat:  # of a dot, which is flat along all axes, the file's slice axis counts
-            whole[flat[-1]] = box[flat[-1]]
-        reviewed[tuple(whole) if flat else box] = True
+        thin = 2 - int(np.argmin(sizes[::-1]))  # of equal ones the file's slice axis counts
+        whole[thin] = box[thin]
+        reviewed[tuple(whole) if solid or min(sizes) == 1 else box] = True
     return np.where(reviewed & ~marks, mapped, IGNORE_VALUE).astype(np.uint8)
 
 

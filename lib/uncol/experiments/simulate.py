@@ -1,7 +1,7 @@
 """`uncol simulate`: replay annotation on a labeled pool, a strategy after the other.
 
-Every point is a real round: the app's training on what is labeled by then, the new student's
-scores of the rest, the strategy's choice among them.
+Every point is a round: the app's training on what is labeled by then, the new student's scores of
+the rest (uncalibrated, which changes no order that matters here), the strategy's choice among them.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ class Simulation:
                 f"{self.pool.images} holds {len(self.pool.files)} labeled scans; {self.stop} to "
                 f"label and {self.test} to judge are needed."
             )
+        if self.cases < self.stop:
+            raise RequestError(f"--cases {self.cases} leaves too few to label {self.stop}.")
 
 
 Point = dict[str, Any]
@@ -126,12 +128,13 @@ class _Replay:
     def __init__(self, simulation: Simulation, seed: int, folder: Path) -> None:
         self.simulation = simulation
         self.seed = seed
-        self.settings = replace(simulation.settings, model_dir=folder, seed=seed)
+        self.settings = replace(simulation.settings, model_dir=folder, seed=seed, labeled_only=True)
         self.store = ModelStore(folder / "uncol")
         files = simulation.pool.shuffled(seed)
         self.test = files[: simulation.test]
         self.files = files[simulation.test :][: simulation.cases]
         self._judged: dict[frozenset[str], Judged] = {}
+        self._vectors = self._embeddings()  # before any round: they need no student
 
     def play(self, strategy: str, counts: Sequence[int], known: Sequence[Point]) -> Iterator[Point]:
         """Yield a strategy's points, from the file where they are there."""
@@ -178,7 +181,7 @@ class _Replay:
     def _choose(
         self, strategy: str, labeled: Sequence[str], scores: Mapping[str, Score]
     ) -> list[str]:
-        candidates = Candidates(frozenset(scores), frozenset(labeled), scores, self._embeddings())
+        candidates = Candidates(frozenset(scores), frozenset(labeled), scores, self._vectors)
         order = STRATEGIES[strategy][1](candidates, self.seed)
         return [choice.case for choice in order[: self.simulation.step]]
 

@@ -87,10 +87,10 @@ def segment(
     probs, frame = prediction.probs, prepared.frame
     working = most_probable(probs)
     confidence = soft_dice_confidence(probs, working)
+    label = label_in_scan(probs, frame)  # as predicted: calibration never moves a boundary
     temper_(probs, working, calibration.temperatures_for(len(labels) + 1))
     unsure = entropy(probs, dim=0)
     around = {name: _around(unsure.numpy(), working.numpy() == v) for name, v in labels.items()}
-    label = label_in_scan(probs, frame)
     sizes = np.bincount(label.ravel(), minlength=len(labels) + 1)
     return Segmentation(
         label,
@@ -168,10 +168,14 @@ def summary(
 def _quality(found: Mapping[str, LabelFound], model: QualityModel | None) -> dict[str, Any]:
     known = {n: one.confidence for n, one in found.items() if not np.isnan(one.confidence)}
     mean = float(np.mean(list(known.values()))) if known else 0.0
-    estimate, interval = (mean, (0.0, 1.0)) if known else (0.0, (0.0, 0.0))
-    if model is not None and known:
-        estimate, interval = model.mean.estimate(mean), model.mean.interval(mean)
+    estimate, interval = mean, (0.0, 1.0)
     lines = {} if model is None else model.labels
+    if model is not None and known:
+        # a label that other cases have and this mask lacks has a Dice of 0, or is truly absent
+        missed = sum(name not in known for name in lines)
+        share = len(known) / (len(known) + missed)
+        low, high = model.mean.interval(mean)
+        estimate, interval = share * model.mean.estimate(mean), (share * low, high)
     band = verdict(estimate)
     return {
         "dice": estimate,
@@ -200,5 +204,5 @@ def _around(uncertainty: Array, mask: Array) -> float:
         return 0.0
     inside = mask[region]
     grown = ndimage.binary_dilation(inside, iterations=RIM)
-    rim = grown & ~ndimage.binary_erosion(inside, iterations=RIM)
+    rim = grown & ~ndimage.binary_erosion(inside, iterations=RIM, border_value=1)
     return float(uncertainty[region][rim].mean())

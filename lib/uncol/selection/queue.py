@@ -19,6 +19,7 @@ from uncol.training.versions import ModelStore, write_json
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 500  # pools up to this size are ranked while the client waits, some 20 ms
+KEPT = 15  # orders besides the one asked for last; a client may send a seed of its own each time
 Key = tuple[str, int]
 
 
@@ -104,13 +105,25 @@ class Queue:
             pool = Candidates(
                 waiting,
                 labeled,
-                {} if scores is None else scores.read(),
+                self._known_scores(),
                 {name: one.vector for name, one in self._embeddings.read().items()},
             )
             choices = STRATEGIES[key[0]][1](pool, key[1])
             order = Order(strategy=key[0], seed=key[1], state=state, choices=tuple(choices))
-            self._orders = {**self._orders, key: order}
+            others = [one for one in self._orders.items() if one[0] != key]
+            self._orders = {**dict(others[-KEPT:]), key: order}
             return order
+
+    def _known_scores(self) -> dict[str, Score]:
+        """Return the current version's scores; until it has scored a case, those before it."""
+        version = self._store.current()
+        if version is None:
+            return {}
+        before = [number for number in self._store.versions() if number < version]
+        numbers = [*before[-1:], version]
+        return {
+            n: s for number in numbers for n, s in scores_of(self._store, number).read().items()
+        }
 
     def _current_scores(self) -> Ledger[Score] | None:
         version = self._store.current()

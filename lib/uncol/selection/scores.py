@@ -53,9 +53,9 @@ class Score(Record):
 
     @property
     def uncertainty(self) -> float:
-        """Mean over the labels that were found; 1 if none was."""
+        """Mean over the labels that were found; 0 if none was."""
         found = [label.uncertainty for label in self.labels.values() if label.voxels]
-        return sum(found) / len(found) if found else 1.0
+        return sum(found) / len(found) if found else 0.0
 
 
 class Embedding(Record):

@@ -92,13 +92,13 @@ def by_uncol(pool: Candidates, seed: int) -> list[Choice]:
 
 def by_uncertainty(pool: Candidates, seed: int) -> list[Choice]:
     """Most uncertain first; cases without a score come last, in seeded random order."""
-    order = []
+    order, usual = [], _usual(pool.scores)
     for name in _shuffled(pool.waiting, seed):
         score = pool.scores.get(name)
         if score is None:
             order.append((name, 0.0, "No model has scored this case yet."))
         else:
-            order.append((name, score.uncertainty, _why(score, "")))
+            order.append((name, _unsure(score, usual), _why(score, "")))
     order.sort(key=lambda entry: -entry[1])  # stable, so equal scores keep the seed's order
     return _numbered(order)
 
@@ -118,7 +118,11 @@ def foreground_at_random(pool: Candidates, seed: int) -> list[Choice]:
     order = []
     for name in _shuffled(pool.waiting, seed):
         score = pool.scores.get(name)
-        found = score is not None and all(score.labels[label].voxels for label in usual)
+        found = (
+            score is not None
+            and any(label.voxels for label in score.labels.values())
+            and all(score.labels[label].voxels for label in usual)
+        )
         reason = "Drawn at random" + (", the model finds every label in it." if found else ".")
         order.append((name, float(found), reason))
     order.sort(key=lambda entry: -entry[1])
@@ -201,12 +205,18 @@ def _strata(pool: Candidates, names: Sequence[str]) -> dict[str, Array]:
     """Return each case's uncertainty over all labels (key "") and about each label."""
     usual = _usual(pool.scores)
     labels = list(pool.scores[names[0]].labels)
-    strata = {"": np.array([pool.scores[name].uncertainty for name in names])}
+    strata = {"": np.array([_unsure(pool.scores[name], usual) for name in names])}
     for label in labels:
         missed = 1.0 if label in usual else 0.0
         found = [pool.scores[name].labels[label] for name in names]
         strata[label] = np.array([one.uncertainty if one.voxels else missed for one in found])
     return strata
+
+
+def _unsure(score: Score, usual: Sequence[str]) -> float:
+    """Return a case's uncertainty; 1 where nothing was found of what nearly all cases have."""
+    nothing = not any(label.voxels for label in score.labels.values())
+    return 1.0 if nothing and usual else score.uncertainty
 
 
 def _usual(scores: Mapping[str, Score]) -> list[str]:

@@ -22,6 +22,7 @@ from uncol.training.versions import ModelStore
 logger = logging.getLogger(__name__)
 
 MAPS = "maps"
+TRIM_EVERY = 100  # embedded cases after which the cache is brought back to its limit
 VIEWS = 2  # slices of a case that stand for it in the generalized teacher's space
 
 
@@ -169,6 +170,8 @@ def embed(
             continue
         embeddings.add(Embedding(case=case.name, vector=tuple(vector.tolist())))
         found.embedded += 1
+        if found.embedded % TRIM_EVERY == 0:
+            teacher.cache.trim()
     teacher.cache.trim()
 
 

@@ -28,7 +28,6 @@ from uncol.tasks.caretaker import MAP_TAG, Caretaker
 from uncol.tasks.datastore import UncolDatastore
 from uncol.tasks.infer import student_tasks
 from uncol.tasks.mends import mend_server
-from uncol.tasks.priority import Foreground
 from uncol.tasks.prompt import PromptTask
 from uncol.tasks.scoring import DiceScoring, UncolScoring
 from uncol.tasks.served import ServedStudent
@@ -53,7 +52,6 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
             logger.warning(note)
         self.models = ModelStore(self.uncol.model_dir / "uncol")
         self.served = ServedStudent(self.models, self.uncol.labels)
-        self._foreground = Foreground()
         self.queue = Queue(self.models, self.uncol.teacher)
         super().__init__(
             app_dir,
@@ -104,8 +102,7 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         store = datastore or self.datastore()
         image = request.get("image")
         self._check_image(image, store)
-        with self._foreground.request():
-            result = super().infer({**request, "case": str(image)}, datastore)
+        result = super().infer({**request, "case": str(image)}, datastore)
         path = result["params"].pop("uncertainty_file", None)
         if path is not None:
             try:

@@ -91,10 +91,14 @@ class Caretaker:
         everyone = sorted(waiting | labeled)
         left = missing(self._store, self._teacher, unlabeled=sorted(waiting), everyone=everyone)
         version = self._store.current()
-        done = self._tried is not None and self._tried[0] == version and left <= self._tried[1]
-        if left and not done:
+        if (
+            version is not None
+            and not (self._store.sidecars(version) / "calibration.json").exists()
+        ):
+            left.add("")  # the calibration itself
+        if left and self._tried != (version, left):
             self._tried = (version, left)
-            logger.info("Scoring %s cases in the background", len(left))
+            logger.info("Scoring in the background: %s to do", len(left))
             self._host.async_scoring("uncol")
 
     def _take_up_maps(self, names: set[str]) -> None:
@@ -113,7 +117,11 @@ class Caretaker:
 
     def _take_up(self, score: Score, path: Path, version: int) -> None:
         told = {"model_version": version, "quality": score.quality, "rois": list(score.rois)}
-        self._host.datastore().save_label(score.case, str(path), MAP_TAG, {"params": told})
+        try:
+            self._host.datastore().save_label(score.case, str(path), MAP_TAG, {"params": told})
+        except UncolError as error:  # one map must not hold up the others
+            logger.warning("The uncertainty map of case '%s' was not kept: %s", score.case, error)
+            return
         path.unlink()
 
     def _tell_doubts(self) -> None:

@@ -16,6 +16,7 @@ from uncol.data.labels import REVIEW_SEGMENTS
 from uncol.data.scan import read_scan
 from uncol.inference.outputs import Segmentation, bands, overlay
 from uncol.tasks.markups import markups
+from uncol.tasks.priority import FOREGROUND
 from uncol.tasks.results import truth, write_json_result, write_result
 from uncol.tasks.served import ServedStudent
 from uncol.types import Array
@@ -83,7 +84,7 @@ class StudentTask(InferTask):  # type: ignore[misc]
         start = time.time()
         served = self.served.get(name_to_device(request.get("device")))
         scan = read_scan(request["image"], case=request.get("case"))
-        with self._one_at_a_time:
+        with FOREGROUND.request(), self._one_at_a_time:
             result = served.segment(scan)
         params = {
             "label_names": dict(self.labels),

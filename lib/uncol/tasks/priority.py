@@ -37,9 +37,10 @@ class Foreground:
         """Halt the children until the last of the requests that run at once is done."""
         with self._guard:
             self._requests += 1
-            if self._requests == 1:
-                self._halted = list(_halt())
         try:
+            with self._guard:
+                if self._requests == 1:
+                    self._halted += _halt()
             yield
         finally:
             with self._guard:
@@ -49,6 +50,10 @@ class Foreground:
                         with contextlib.suppress(psutil.NoSuchProcess):
                             process.resume()
                     self._halted = []
+
+
+FOREGROUND = Foreground()  # of this process; only computing goes in it, never saving: a halted
+# child may hold the lock of the datastore
 
 
 def _halt() -> Iterator[psutil.Process]:

@@ -23,6 +23,7 @@ from uncol.networks.teachers.protocol import Encoded, GeneralizedTeacher
 from uncol.networks.teachers.views import Letterbox, plane_axes, slices_along
 from uncol.settings import Settings
 from uncol.tasks.infer import as_uint8
+from uncol.tasks.priority import FOREGROUND
 from uncol.tasks.results import write_result
 from uncol.training.embeddings import EmbeddingCache
 
@@ -90,7 +91,7 @@ class PromptTask(InferTask):  # type: ignore[misc]
             background=request.get("background") or [],
         )
         device = torch.device(name_to_device(request.get("device")))
-        with self._guard:
+        with FOREGROUND.request(), self._guard:
             self.teacher.network.to(device)
             mask = first_mask(
                 self.teacher,

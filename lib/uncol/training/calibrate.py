@@ -256,7 +256,7 @@ class _Judge:
         some = some[:: max(1, len(some) // OWN_CASES)][:OWN_CASES]
         seen = [self._seen(case, student) for case in self._load(some)]
         known = [self._seen(case, student) for case in learned]
-        if not seen or not known:
+        if not any(len(one.voxels.truth) for one in seen) or not known:
             return None
         return Own(
             probs=join([one.voxels for one in seen]).probs,
@@ -280,6 +280,8 @@ class _Judge:
         found = most_probable(probs)
         truth = np.zeros(found.shape, dtype=np.uint8) if case.label is None else case.label[0]
         sure = soft_dice_confidence(probs, found).tolist()
+        if (truth == IGNORE_VALUE).any():  # Dice of a part says nothing about the whole
+            sure = [float("nan")] * len(sure)
         return _Seen(
             probs,
             found,

@@ -145,20 +145,24 @@ def fit_quality(
     if len(means[0]) < FEWEST_CASES:
         return None
     own_means = _means(np.array([own[name] for name in dice], dtype=float))
-    in_sample = None if learned is None else fit_line(*_mean_pairs(*learned))
+    in_sample = None if learned is None else _line_or_none(*_mean_pairs(*learned))
     lines = {}
     for name in dice:
         pairs = _known(confidence[name], dice[name])
         if len(pairs[0]) >= FEWEST_CASES:
             seen = None
             if learned is not None:
-                seen = fit_line(*_known(learned[0][name], learned[1][name]))
+                seen = _line_or_none(*_known(learned[0][name], learned[1][name]))
             lines[name] = _for_student(fit_line(*pairs), np.array(own[name], dtype=float), seen)
     return QualityModel(
         mean=_for_student(fit_line(*means), own_means, in_sample),
         labels=lines,
         observed=_observed(*means),
     )
+
+
+def _line_or_none(confidence: Array, dice: Array) -> Line | None:
+    return fit_line(confidence, dice) if len(dice) else None
 
 
 def _for_student(line: Line, own: Array, in_sample: Line | None) -> Line:

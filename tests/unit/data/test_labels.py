@@ -158,3 +158,14 @@ def test_marks_only_ever_take_annotation_away(spots) -> None:
     known = found != IGNORE_VALUE
     assert (found[known] == given_label[known]).all()
     assert known.all() if not spots else known.any()
+
+
+def test_dabs_in_neighbouring_slices_mark_both_slices() -> None:
+    found = annotated_part(paint((slice(2, 5), slice(2, 5), slice(6, 8))))
+    assert (found[..., 6:8] == 1).sum() == 2 * (8 * 9 - 9)
+    assert (np.delete(found, [6, 7], axis=2) == IGNORE_VALUE).all()
+
+
+def test_values_that_mean_not_annotated_need_no_segment() -> None:
+    info = [{"name": "liver", "idx": 1}]
+    assert segment_values(info, [0, 1, REVIEWED_VALUE, IGNORE_VALUE], "p") == {"liver": 1}

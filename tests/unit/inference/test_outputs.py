@@ -1,15 +1,17 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 from torch import nn
 
 from uncol.data.frame import Space, choose_space
 from uncol.data.scan import Grid, Volume, read_label, read_scan, write_volume
-from uncol.inference.outputs import bands, overlay, segment, summary
+from uncol.inference.outputs import LabelFound, _around, bands, overlay, segment, summary
 from uncol.networks.student import StudentOutput
 from uncol.training.evaluate import dice
 from uncol.uncertainty.calibration import Band, Calibration
@@ -148,9 +150,9 @@ def test_the_overlay_puts_bands_behind_the_anatomys_numbers() -> None:
 def test_temperatures_change_the_map_and_not_the_label() -> None:
     scan, _ = make_scan((0, 2, 1), (1.0, -1.0, 1.0), (0.1, 0.0, 0.2), (2.0, 2.0, 2.0))
     space = Space("RAS", (2.5, 2.5, 2.5))
-    raw, soft = run(scan, space), run(scan, space, Calibration(temperatures=(4.0, 4.0, 4.0)))
-    assert (raw.label != soft.label).mean() < 0.01  # only where voxels are interpolated
-    assert soft.uncertainty.mean() > raw.uncertainty.mean()
+    raw, soft = run(scan, space), run(scan, space, Calibration(temperatures=(4.0, 6.0, 0.5)))
+    np.testing.assert_array_equal(raw.label, soft.label)
+    assert not np.allclose(soft.uncertainty, raw.uncertainty, atol=0.01)
     assert soft.found["body"].confidence == raw.found["body"].confidence
 
 
@@ -191,7 +193,7 @@ def test_a_student_that_finds_nothing_asks_for_a_redo() -> None:
     told = summary(result, LABELS, Calibration(), version=1)
     assert told["quality"] == {
         "dice": 0.0,
-        "interval": [0.0, 0.0],
+        "interval": [0.0, 1.0],
         "calibrated": False,
         "band": "redo",
         "observed": None,
@@ -211,3 +213,23 @@ def test_a_calibrated_estimate_comes_with_an_interval_and_what_its_band_was_wort
     assert 0.7 < told["dice"] < 0.85  # it is sure of itself, and such cases turned out so
     assert told["interval"][0] < told["dice"] < told["interval"][1]
     assert told["observed"] == {"cases": 4, "below": 0}
+
+
+def test_a_label_that_is_missed_is_never_accepted() -> None:
+    scan, _ = make_scan((0, 1, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (2.0, 2.0, 2.0))
+    result = run(scan, choose_space([scan.grid]))
+    values = {name: [0.90, 0.92, 0.95, 0.99] for name in LABELS}
+    calibration = Calibration(quality=fit_quality(values, values, values))
+    whole = summary(result, LABELS, calibration, version=1)["quality"]
+    found = {**result.found, "core": LabelFound(float("nan"), 0.0, 0)}
+    lacking = summary(replace(result, found=found), LABELS, calibration, version=1)["quality"]
+    assert whole["band"] == "accept"
+    assert lacking["dice"] < 0.51
+    assert lacking["band"] == "redo"
+
+
+def test_the_rim_of_a_single_slice_is_not_the_whole_object() -> None:
+    mask = np.zeros((40, 40, 1), dtype=bool)
+    mask[5:35, 5:35] = True
+    unsure = np.where(ndimage.binary_erosion(mask[..., 0], iterations=4)[..., None], 0.0, 0.8)
+    assert _around(unsure.astype(np.float32), mask) == pytest.approx(0.8)

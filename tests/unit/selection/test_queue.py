@@ -60,6 +60,15 @@ def test_a_labeled_case_never_comes_and_comes_back_with_its_label_removed(change
                 assert sorted(order) == sorted(CASES - labeled)
 
 
+def test_until_a_new_model_has_scored_a_case_the_one_before_counts(store, tmp_path) -> None:
+    serve(store, 1, {name: 0.9 if name == "case3" else 0.2 for name in CASES})
+    queue = Queue(store, "none")
+    for number in (1, 2):
+        (store.folder / "versions" / str(number)).mkdir(parents=True)
+    serve(store, 2, {"case6": 0.3})
+    assert first(queue)[:2] == ["case3", "case6"]
+
+
 def test_the_stored_order_is_there_after_a_restart(store) -> None:
     serve(store, 1, dict.fromkeys(CASES, 0.3))
     queue = Queue(store, "none")

@@ -161,3 +161,15 @@ def test_random_is_the_same_for_the_same_seed_and_first_goes_by_name() -> None:
     given_pool = pool(10)
     assert at_random(given_pool, 1) == at_random(given_pool, 1)
     assert names(in_order(Candidates({"b", "a"}), 0)) == ["a", "b"]
+
+
+def test_where_no_label_is_usual_an_empty_scan_is_not_urgent() -> None:
+    scores = {f"c{n}": score(f"c{n}", 0.2) for n in range(3)}
+    for n in range(7):
+        labels = {k: LabelScore(uncertainty=0.0, voxels=0, dice=None) for k in ("a", "b")}
+        scores[f"empty{n}"] = scores["c0"].model_copy(
+            update={"case": f"empty{n}", "labels": labels}
+        )
+    candidates = Candidates(scores.keys(), scores=scores)
+    assert {name[0] for name in names(by_uncertainty(candidates, 0))[:3]} == {"c"}
+    assert {name[0] for name in names(foreground_at_random(candidates, 0))[:3]} == {"c"}

@@ -132,7 +132,7 @@ def test_an_unreadable_scan_is_named_and_the_others_are_scored(trained, tmp_path
     assert "broken" not in scores_of(store, 1).read()
 
 
-def test_the_calibrated_student_expects_about_as_many_errors_as_it_makes(trained, tmp_path):
+def test_answers_say_what_they_were_calibrated_by(trained, tmp_path):
     cases, settings, store = trained
     calibrate(cases, 1, settings, Reporter())
     published = load_published(store, 1, torch.device("cpu"))
