@@ -26,9 +26,12 @@ from uncol.inference.predict import OVERLAP
 from uncol.networks.arithmetic import fast_arithmetic
 from uncol.networks.presets import fit_preset
 from uncol.networks.student import Student
+from uncol.uncertainty.calibration import Calibration
 
 SHAPE = (128, 128, 64)
 LABELS = {"anterior": 1, "posterior": 2}
+
+CALIBRATION = Calibration(temperatures=(0.9, 1.3, 1.4))  # as after a first round
 
 
 def main() -> None:
@@ -68,6 +71,7 @@ def main() -> None:
             window=preset.crop,
             labels=LABELS,
             device=device,
+            calibration=CALIBRATION,
         )
 
     bare()  # warm up
