@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 EPSILON = 1e-8
@@ -109,9 +110,5 @@ def soft_dice_confidence(probs: Tensor, label: Tensor) -> Tensor:
 
 def near(mask: Tensor, distance: int) -> Tensor:
     """Return the voxels `(I, J, K)` within a distance of a mask along every axis."""
-    grown = mask[None, None].float()
-    for axis in range(3):  # a box is grown an axis at a time, which is as good and far cheaper
-        size, pad = [1, 1, 1], [0, 0, 0]
-        size[axis], pad[axis] = 2 * distance + 1, distance
-        grown = F.max_pool3d(grown, size, 1, pad)
-    return grown[0, 0] > 0
+    grown = ndimage.maximum_filter(mask.numpy().view(np.uint8), 2 * distance + 1, mode="constant")
+    return torch.from_numpy(grown > 0)
