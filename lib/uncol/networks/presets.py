@@ -43,7 +43,7 @@ def _spec3d(channels: tuple[int, ...], depth: int) -> StudentSpec:
 
 
 PRESETS: dict[str, Preset] = {
-    "tiny3d": Preset(_spec3d((4, 8, 16), 2), (32, 32, 32), 32**3, 4, "adamw", 3e-3),
+    "tiny3d": Preset(_spec3d((8, 16, 32), 2), (32, 32, 32), 32**3, 4, "adamw", 3e-3),
     "small3d": Preset(_spec3d((16, 32, 64, 128), 4), (40, 40, 40), 40**3, 4, "adamw", 2e-3),
     "paper3d": Preset(_spec3d((16, 32, 64, 128, 256), 4), (128, 128, 128), 128**3, 4, "sgd", 0.01),
     "tiny2d": Preset(
