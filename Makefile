@@ -1,6 +1,7 @@
 # make demo    set up, make a pool, play a whole annotation session, print what was learned
 # make test    set up, run the tests
 # make serve STUDIES=DIR [LABELS=a,b]    start the server on your scans
+# make serve-pacs [DICOM=DIR LABELS=a,b]    a PACS with OHIF, filled with DIR or with brains
 # make lint    format, lint and types
 # make bench   what the README states, measured again
 # make lock    pin requirements anew
@@ -10,11 +11,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 LABELS ?=
 STUDIES ?=
+DICOM ?=
 ONCE ?=
 COMPILE := --python-version 3.11 --no-header --no-annotate --no-emit-index-url
 CONF := $(if $(LABELS),--conf labels $(LABELS))
 
-.PHONY: demo test serve lint bench lock clean
+.PHONY: demo test serve serve-pacs lint bench lock clean
 
 demo: $(VENV)/.ready
 	$(BIN)/uncol demo $(if $(STUDIES),--studies "$(STUDIES)") $(if $(LABELS),--labels "$(LABELS)") $(if $(ONCE),--once)
@@ -26,6 +28,9 @@ test: $(VENV)/.ready-dev
 serve: $(VENV)/.ready
 	@test -n "$(STUDIES)" || { echo "Say where your scans are: make serve STUDIES=DIR"; exit 2; }
 	PATH="$(CURDIR)/$(BIN):$$PATH" monailabel start_server --app apps/uncol --studies "$(STUDIES)" --host 127.0.0.1 $(CONF)
+
+serve-pacs: $(VENV)/.ready
+	$(BIN)/uncol serve-pacs $(if $(DICOM),--dicom "$(DICOM)") $(if $(LABELS),--labels "$(LABELS)")
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .

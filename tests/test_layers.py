@@ -5,7 +5,7 @@ from pathlib import Path
 
 LIB = Path(__file__).parents[1] / "lib" / "uncol"
 BASE = {"__init__", "__version__", "errors", "settings", "types"}
-LAYERS = ["base", "data", "networks", "uncertainty", "method", "inference", "training"]
+LAYERS = ["base", "data", "dicom", "networks", "uncertainty", "method", "inference", "training"]
 LAYERS += ["selection", "tasks", "demo", "experiments", "cli"]
 
 

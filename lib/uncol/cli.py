@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from uncol.demo.run import run_demo
+from uncol.demo.serve import serve_pacs as run_serve_pacs
 from uncol.errors import UncolError
 from uncol.experiments.pool import open_pool
 from uncol.experiments.simulate import Simulation
@@ -58,6 +59,17 @@ def demo(
 ) -> None:
     """Play a whole annotation session against a real server."""
     run_demo(studies, labels, once=once, out=out)
+
+
+@app.command(name="serve-pacs")
+def serve_pacs(
+    dicom: Annotated[Path | None, typer.Option(help="folder of DICOM files; else brains")] = None,
+    labels: Annotated[str | None, typer.Option(help='structures to segment, "a,b"')] = None,
+    port: Annotated[int, typer.Option(help="the server's port")] = 8000,
+    out: Annotated[Path, typer.Option(help="what is kept between starts")] = Path("pacs-out"),
+) -> None:
+    """Start a PACS (Orthanc), fill it, start the server, print where OHIF is."""
+    run_serve_pacs(dicom, labels, out=out.absolute(), port=port)
 
 
 @app.command()

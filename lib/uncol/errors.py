@@ -7,6 +7,7 @@ UncolError
  +- LabelError       a label cannot be read, or does not fit its scan or the app's labels
  +- WeightsError     weights are missing, incomplete, or not those that were expected
  +- TrainingError    a training run cannot start or go on
+ +- PacsError        the PACS does not answer, or does not take a result
  +- StorageError     a file could not be written (disk full, no permission)
 """
 
@@ -43,6 +44,12 @@ class TrainingError(UncolError):
     """Training cannot start or go on; nothing that was published has changed."""
 
     http_status = 409
+
+
+class PacsError(UncolError):
+    """The PACS does not answer or refuses; what was saved here stays."""
+
+    http_status = 502
 
 
 class StorageError(UncolError):

@@ -16,6 +16,7 @@ Preset = Literal["auto", "tiny3d", "small3d", "paper3d", "tiny2d", "small2d", "p
 Teacher = Literal["litemedsam", "medsam", "sam_med3d", "none"]
 ModeName = Literal["intended", "release"]
 Modality = Literal["auto", "ct", "mr"]
+PacsResults = Literal["asked", "scored"]
 
 RESERVED = ("background", "review_high", "review_medium", "reviewed")
 MAX_LABELS = 250  # OHIF and uint8 results leave room for no more, review bands included
@@ -25,6 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "teacher": get_args(Teacher),
     "mode": get_args(ModeName),
     "modality": get_args(Modality),
+    "pacs_results": get_args(PacsResults),
 }
 KNOWN = ("labels", *CHOICES, "teacher_weights", "model_dir")
 # what MONAI Label's own apps take and their users pass from habit
@@ -48,7 +50,9 @@ class Settings(BaseModel):
         teacher: the generalized teacher.
         teacher_weights: a weights file for it, or None for the usual one.
         mode: `intended` or `release`, see `method/mode.py`.
-        modality: how intensities are normalized.
+        modality: how intensities are normalized; and which series of a PACS are scans.
+        pacs_results: when the student's label and map are stored in the PACS: when a request asks
+            for it, or also whenever a case has been scored.
         model_dir: where versions, caches and downloaded weights are kept.
     """
 
@@ -60,6 +64,7 @@ class Settings(BaseModel):
     teacher_weights: Path | None = None
     mode: ModeName = "intended"
     modality: Modality = "auto"
+    pacs_results: PacsResults = "asked"
     model_dir: Path = REPOSITORY / "model"
 
 

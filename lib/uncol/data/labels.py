@@ -22,6 +22,7 @@ IGNORED = (*REVIEW_SEGMENTS, "background", "background_scribbles", "foreground_s
 IGNORE_VALUE = 255  # a voxel that nobody annotated; takes no part in any loss
 REVIEWED = "reviewed"  # a segment whose marks say which slices and boxes were looked at
 REVIEWED_VALUE = 254
+MARKS = {REVIEWED: REVIEWED_VALUE, "not_annotated": IGNORE_VALUE}  # segments that are no anatomy
 SOLID = 0.4  # share of its box that a dab fills; a scribble through a box fills far less
 
 
@@ -135,8 +136,8 @@ def _table(segments: Mapping[str, int], labels: Mapping[str, int], case: str) ->
             table[value] = folded[_fold(name)]
         elif _fold(name) in IGNORED:
             table[value] = 0
-        elif _fold(name) == REVIEWED:
-            table[value] = REVIEWED_VALUE
+        elif _fold(name) in MARKS:
+            table[value] = MARKS[_fold(name)]
         else:
             unknown.append(name)
     if unknown:

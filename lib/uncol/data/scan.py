@@ -146,6 +146,15 @@ def read_label(path: str | Path, *, case: str | None = None) -> Volume:
     return Volume(rounded.astype(np.int32), volume.grid)
 
 
+def read_map(path: str | Path, *, case: str) -> Array:
+    """Read a map of values, `(I, J, K)` float32, that this app wrote.
+
+    Raises:
+        ScanError: the file is missing or damaged.
+    """
+    return np.asarray(_read(Path(path), case, ScanError, "map").array, dtype=np.float32)
+
+
 def write_volume(path: str | Path, array: Array, grid: Grid, *, compress: bool = True) -> None:
     """Write a volume in the format of the path's extension.
 
@@ -169,6 +178,16 @@ def write_volume(path: str | Path, array: Array, grid: Grid, *, compress: bool =
         raise StorageError(
             f"Could not write {path}: {error}. Free some disk space or check the permissions."
         ) from error
+
+
+def resample_nearest(volume: Volume, grid: Grid) -> Array:
+    """Return a label map or mask in another grid, `grid.shape`; 0 outside its own."""
+    reference = sitk.Image(list(grid.shape), sitk.sitkUInt8)
+    _place(reference, grid)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array.T))
+    _place(image, volume.grid)
+    moved = sitk.Resample(image, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    return np.ascontiguousarray(sitk.GetArrayFromImage(moved).T)
 
 
 def _read(path: Path, name: str, error_class: type[UncolError], kind: str) -> Volume:
@@ -249,7 +268,13 @@ def _to_itk(array: Array, grid: Grid) -> sitk.Image:
         image.SetDirection((lps[:2, :2] / spacing[:2]).ravel().tolist())
         return image
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+    _place(image, grid)
+    return image
+
+
+def _place(image: sitk.Image, grid: Grid) -> None:
+    lps = LPS_TO_RAS @ grid.affine
+    spacing = np.array(grid.spacing_mm)
     image.SetSpacing(spacing.tolist())
     image.SetOrigin(lps[:3, 3].tolist())
     image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
-    return image

@@ -41,7 +41,7 @@ class Score(Record):
         band: `accept`, `check` or `redo`.
         labels: a score a label.
         rois: the places worth a look.
-        map_file: file name of the uncertainty map beside the scores.
+        map_file: file name of its uncertainty map and of its label in their folders.
     """
 
     quality: float
@@ -66,6 +66,9 @@ class Embedding(Record):
     """
 
     vector: tuple[float, ...]
+
+
+MAPS, PRE_LABELS = "maps", "pre-labels"  # folders beside the scores, until the server takes them up
 
 
 def scores_of(store: ModelStore, version: int) -> Ledger[Score]:

@@ -11,7 +11,15 @@ from uncol.data.frame import Space, choose_space
 from uncol.data.scan import Grid, read_grid, read_scan, write_volume
 from uncol.errors import ScanError
 from uncol.inference.outputs import Segmentation
-from uncol.selection.scores import Embedding, LabelScore, Score, embeddings_of, scores_of
+from uncol.selection.scores import (
+    MAPS,
+    PRE_LABELS,
+    Embedding,
+    LabelScore,
+    Score,
+    embeddings_of,
+    scores_of,
+)
 from uncol.training.calibrate import calibrate
 from uncol.training.generalist import open_generalist
 from uncol.training.published import Published, load_published
@@ -21,7 +29,6 @@ from uncol.training.versions import ModelStore
 
 logger = logging.getLogger(__name__)
 
-MAPS = "maps"
 TRIM_EVERY = 100  # embedded cases after which the cache is brought back to its limit
 VIEWS = 2  # slices of a case that stand for it in the generalized teacher's space
 
@@ -116,8 +123,9 @@ def _score(
     done = scores.read()
     waiting = [case for case in cases if case.name not in done]
     found.skipped = len(cases) - len(waiting)
-    folder = scores.path.parent / MAPS
-    folder.mkdir(parents=True, exist_ok=True)
+    maps, labels = (scores.path.parent / folder for folder in (MAPS, PRE_LABELS))
+    maps.mkdir(parents=True, exist_ok=True)
+    labels.mkdir(exist_ok=True)
     for number, case in enumerate(waiting, start=1):
         reporter.phase(f"scoring case {number} of {len(waiting)}")
         try:
@@ -126,7 +134,8 @@ def _score(
             found.left_out[case.name] = str(error)
             continue
         name = f"{case.name}.nii.gz"
-        write_volume(folder / name, result.uncertainty, result.grid)
+        write_volume(labels / name, result.label, result.grid)
+        write_volume(maps / name, result.uncertainty, result.grid)
         scores.add(score_of(case.name, published, result, map_file=name))
         found.scored += 1
 

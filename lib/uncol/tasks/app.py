@@ -21,14 +21,18 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.utils import stop_background_task
 
 from uncol import __version__
-from uncol.errors import RequestError
+from uncol.data.scan import read_label, read_map
+from uncol.errors import RequestError, ScanError
 from uncol.selection.queue import Queue
 from uncol.settings import parse_settings
 from uncol.tasks.caretaker import MAP_TAG, Caretaker
+from uncol.tasks.connect import connect, mirror_folder
 from uncol.tasks.datastore import UncolDatastore
 from uncol.tasks.infer import student_tasks
 from uncol.tasks.mends import mend_server
+from uncol.tasks.pacs import PacsDatastore
 from uncol.tasks.prompt import PromptTask
+from uncol.tasks.results import truth
 from uncol.tasks.scoring import DiceScoring, UncolScoring
 from uncol.tasks.served import ServedStudent
 from uncol.tasks.strategy import strategies
@@ -36,6 +40,8 @@ from uncol.tasks.train import UncolTrain
 from uncol.training.versions import ModelStore
 
 logger = logging.getLogger(__name__)
+
+MAX_SKIPPED = 20  # unreadable cases that one Next Sample passes over
 
 
 class UncolApp(MONAILabelApp):  # type: ignore[misc]
@@ -65,9 +71,17 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         self._auto_update_scoring = False  # MONAI Label would score at each start and click
 
     def init_datastore(self) -> Datastore:
-        """Return the studies folder, or MONAI Label's own store for a URL."""
+        """Return the studies folder, the PACS at a URL, or MONAI Label's own XNAT or DSA store."""
         if self.studies.startswith(("http://", "https://")):
-            return super().init_datastore()
+            if server_settings.MONAI_LABEL_DATASTORE.lower() in ("xnat", "dsa"):
+                return super().init_datastore()
+            url = self.studies.strip().rstrip("/")
+            return PacsDatastore(
+                mirror_folder(url),
+                connect(url, self.uncol.modality),
+                labels=self.uncol.labels,
+                read_only=server_settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+            )
         return UncolDatastore(
             self.studies,
             labels=self.uncol.labels,
@@ -78,7 +92,8 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_infers(self) -> dict[str, InferTask]:
         """Return infer tasks, the student first."""
-        tasks = student_tasks(self.served, self.uncol.labels)
+        with_pacs = isinstance(self.datastore(), PacsDatastore)
+        tasks = student_tasks(self.served, self.uncol.labels, with_pacs=with_pacs)
         return {**tasks, "uncol_prompt": PromptTask(self.uncol)}
 
     def init_trainers(self) -> dict[str, TrainTask]:
@@ -106,12 +121,25 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         path = result["params"].pop("uncertainty_file", None)
         if path is not None:
             try:
-                told = {"params": result["params"]["uncol"]}
-                store.save_label(image, path, MAP_TAG, told)
-                result["params"]["uncertainty"] = {"label": image, "tag": MAP_TAG}
+                self._keep(request, store, result, path)
             finally:
                 Path(path).unlink(missing_ok=True)
         return result
+
+    def _keep(
+        self, request: Mapping[str, Any], store: Datastore, result: dict[str, Any], path: str
+    ) -> None:
+        image, params = str(request["image"]), result["params"]
+        if truth(request.get("save_label", False)):
+            store.save_label(image, path, MAP_TAG, {"params": params["uncol"]})
+            params["uncertainty"] = {"label": image, "tag": MAP_TAG}
+        if truth(request.get("to_pacs", False)):
+            if not isinstance(store, PacsDatastore) or image not in store.list_images():
+                raise RequestError("to_pacs needs a case of a server whose --studies is a PACS.")
+            label = read_label(result["file"], case=image).array
+            version = params["uncol"]["model_version"]
+            uncertainty = read_map(path, case=image)
+            params["pacs"] = store.publish_result(image, label, uncertainty, version)
 
     def next_sample(self, request: Mapping[str, Any]) -> Any:
         """Return the next case.
@@ -124,7 +152,12 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
             raise RequestError(
                 f"There is no strategy '{name}'; choose one of {', '.join(self._strategies)}."
             )
-        return super().next_sample(request)
+        for _ in range(MAX_SKIPPED):
+            try:
+                return super().next_sample(request)
+            except ScanError as error:  # a series of the PACS that is no volume is left out now
+                logger.warning("Next sample: %s", error)
+        raise RequestError(f"{MAX_SKIPPED} cases in a row could not be read; see the log.")
 
     def check_training(self, model: str, request: Mapping[str, Any]) -> None:
         """Refuse a training that cannot succeed, before a child process starts.
@@ -150,7 +183,7 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         os.environ["MONAI_LABEL_DATASTORE_READ_ONLY"] = "true"
         mend_server(self)
         if isinstance(self.datastore(), UncolDatastore):
-            Caretaker(self.models, self.queue, self.uncol.teacher, self).start()
+            Caretaker(self.models, self.queue, self.uncol, self).start()
         super().on_init_complete()
 
     def _check_image(self, image: object, store: Datastore) -> None:

@@ -8,13 +8,16 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.utils.async_tasks.utils import processes
 
-from uncol.errors import UncolError
+from uncol.data.scan import read_label, read_map
+from uncol.errors import PacsError, UncolError
 from uncol.selection.queue import Queue
-from uncol.selection.scores import Score, scores_of
-from uncol.selection.survey import MAPS, missing
+from uncol.selection.scores import MAPS, PRE_LABELS, Score, scores_of
+from uncol.selection.survey import missing
+from uncol.settings import Settings
+from uncol.tasks.pacs import PacsDatastore
 from uncol.tasks.strategy import pool_of
 from uncol.training.calibrate import read_doubts
 from uncol.training.versions import ModelStore
@@ -43,11 +46,11 @@ class Caretaker:
     takes them up (DESIGN.md section 7: one writer).
     """
 
-    def __init__(self, store: ModelStore, queue: Queue, teacher: str, host: Host) -> None:
+    def __init__(self, store: ModelStore, queue: Queue, settings: Settings, host: Host) -> None:
         """Make one; it does nothing before `start`."""
         self._store = store
         self._queue = queue
-        self._teacher = teacher
+        self._settings = settings
         self._host = host
         self._tried: tuple[int | None, set[str]] | None = None
         self._doubted: int | None = None
@@ -89,7 +92,9 @@ class Caretaker:
         if processes("train") or processes("scoring"):
             return
         everyone = sorted(waiting | labeled)
-        left = missing(self._store, self._teacher, unlabeled=sorted(waiting), everyone=everyone)
+        left = missing(
+            self._store, self._settings.teacher, unlabeled=sorted(waiting), everyone=everyone
+        )
         version = self._store.current()
         if (
             version is not None
@@ -106,8 +111,7 @@ class Caretaker:
         if version is None:
             return
         scores = scores_of(self._store, version)
-        folder = scores.path.parent / MAPS
-        written = {path.name: path for path in folder.glob("*.nii.gz")}
+        written = {path.name: path for path in (scores.path.parent / MAPS).glob("*.nii.gz")}
         if not written:
             return
         for score in scores.read().values():
@@ -116,12 +120,26 @@ class Caretaker:
                 self._take_up(score, path, version)
 
     def _take_up(self, score: Score, path: Path, version: int) -> None:
+        """Keep a case's label (tag `original`, which viewers load) and map, and publish them."""
+        store, labels = self._host.datastore(), self._settings.labels
         told = {"model_version": version, "quality": score.quality, "rois": list(score.rois)}
+        label = path.parent.with_name(PRE_LABELS) / path.name
         try:
-            self._host.datastore().save_label(score.case, str(path), MAP_TAG, {"params": told})
+            if label.exists():
+                params = {"label_names": dict(labels), "uncol": told}
+                info = {"model": "uncol", "params": params}
+                store.save_label(score.case, str(label), DefaultLabelTag.ORIGINAL, info)
+            store.save_label(score.case, str(path), MAP_TAG, {"params": told})
+            if self._settings.pacs_results == "scored" and isinstance(store, PacsDatastore):
+                found = read_label(label, case=score.case).array
+                store.publish_result(score.case, found, read_map(path, case=score.case), version)
+        except PacsError as error:  # tried again in a moment
+            logger.warning("The results of case '%s' wait for the PACS: %s", score.case, error)
+            return
         except UncolError as error:  # one map must not hold up the others
             logger.warning("The uncertainty map of case '%s' was not kept: %s", score.case, error)
             return
+        label.unlink(missing_ok=True)
         path.unlink()
 
     def _tell_doubts(self) -> None:

@@ -11,6 +11,7 @@ Mends of MONAI Label 0.8.5's `LocalDatastore`, each tested in tests/integration/
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -26,10 +27,12 @@ from monailabel.datastore.local import DataModel, LocalDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from uncol.data.cases import Case
-from uncol.data.labels import REVIEWED, REVIEWED_VALUE, map_label, segment_values
-from uncol.data.scan import file_extension, read_label, read_scan, write_volume
-from uncol.errors import LabelError, RequestError, StorageError
+from uncol.data.labels import MARKS, map_label, segment_values
+from uncol.data.scan import file_extension, read_grid, read_label, read_scan, write_volume
+from uncol.errors import LabelError, RequestError, StorageError, UncolError
 from uncol.training.store import grid_mismatch
+
+logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}")
 
@@ -112,9 +115,9 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Write the label in the app's values to `partial`; return its info."""
         volume = read_label(filename, case=name)
-        scan = read_scan(self.get_image_uri(name), case=name)
-        if not volume.grid.matches(scan.grid):
-            raise LabelError(grid_mismatch(name, volume.grid.shape, scan.grid.shape))
+        grid = read_grid(self.get_image_uri(name), case=name)
+        if not volume.grid.matches(grid):
+            raise LabelError(grid_mismatch(name, volume.grid.shape, grid.shape))
         segments: dict[str, int] = {}
         if info.get("label_info"):
             present = np.unique(volume.array).tolist()
@@ -123,10 +126,10 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         if (mapped == volume.array).all():
             shutil.copyfile(filename, partial)
         else:
-            write_volume(partial, mapped, scan.grid)
-        used = [{"name": name, "idx": value} for name, value in self._labels.items()]
-        if (mapped == REVIEWED_VALUE).any():
-            used.append({"name": REVIEWED, "idx": REVIEWED_VALUE})
+            write_volume(partial, mapped, grid)
+        marks = {mark: value for mark, value in MARKS.items() if (mapped == value).any()}
+        segments = {**self._labels, **marks}
+        used = [{"name": segment, "idx": value} for segment, value in segments.items()]
         return {**info, "label_info": used}
 
     def _replace(self, name: str, tag: str, partial: Path, target: Path) -> None:
@@ -195,6 +198,17 @@ def case_of(store: Datastore, name: str) -> Case:
     segments = {str(entry["name"]): int(entry["idx"]) for entry in info if "idx" in entry}
     path = Path(store.get_label_uri(label, DefaultLabelTag.FINAL))
     return Case(name, image, path, segments)
+
+
+def cases_of(store: Datastore) -> list[Case]:
+    """Return all cases of a datastore; one whose scan cannot be had is left out, and logged."""
+    found = []
+    for name in store.list_images():
+        try:
+            found.append(case_of(store, name))
+        except UncolError as error:
+            logger.warning("Left out: %s", error)
+    return found
 
 
 def check_name(name: str, kind: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,13 +96,22 @@ class StudentTask(InferTask):  # type: ignore[misc]
 
 
 class SegmentTask(StudentTask):
-    """`uncol`: the label map; the map goes along as a file when the result is to be saved."""
+    """`uncol`: the label map; the map goes along as a file when the result is to be kept."""
+
+    def __init__(self, served: ServedStudent, *, with_pacs: bool, **options: Any) -> None:
+        """Make it; where scans come from a PACS, clients may have the result stored there."""
+        super().__init__(served, **options)
+        self._with_pacs = with_pacs
+
+    def config(self) -> dict[str, Any]:
+        """Return the options that viewers show."""
+        return {**super().config(), **({"to_pacs": False} if self._with_pacs else {})}
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Return the label file and its params."""
         answer = self.answer(request)
         result = answer.segmentation
-        if truth(request.get("save_label", False)):
+        if any(truth(request.get(word, False)) for word in ("save_label", "to_pacs")):
             nifti = {"result_extension": ".nii.gz"}
             answer.params["uncertainty_file"] = write_result(
                 result.uncertainty, result.grid, [], nifti
@@ -154,12 +164,15 @@ class RoisTask(StudentTask):
         return write_json_result(markups(answer.params["uncol"]["rois"])), answer.params
 
 
-def student_tasks(served: ServedStudent, labels: Mapping[str, int]) -> dict[str, InferTask]:
+def student_tasks(
+    served: ServedStudent, labels: Mapping[str, int], *, with_pacs: bool
+) -> dict[str, InferTask]:
     """Return the student's infer tasks; `uncol` first, which Slicer then runs by itself."""
+    segment = functools.partial(SegmentTask, with_pacs=with_pacs)
     count = len(labels)
     both = {**labels, **{name: count + value for name, value in BAND_VALUES.items()}}
-    kinds = {
-        "uncol": (SegmentTask, labels, InferType.SEGMENTATION, "UnCoL student"),
+    kinds: dict[str, tuple[Callable[..., InferTask], Mapping[str, int], str, str]] = {
+        "uncol": (segment, labels, InferType.SEGMENTATION, "UnCoL student"),
         "uncol_uncertainty": (
             UncertaintyTask,
             BAND_VALUES,

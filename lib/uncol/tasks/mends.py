@@ -9,13 +9,18 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 import jwt
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+import requests
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
+from monailabel.config import settings as server_settings
+from monailabel.endpoints import infer as infer_endpoint
+from monailabel.endpoints import proxy as proxy_endpoint
 from monailabel.endpoints import train as train_endpoint
 from monailabel.endpoints.user import auth
 from monailabel.interfaces.exception import (
@@ -25,12 +30,16 @@ from monailabel.interfaces.exception import (
 )
 from starlette.routing import request_response
 
-from uncol.errors import UncolError
+from uncol.errors import PacsError, UncolError
+from uncol.tasks.pacs import PacsDatastore
+from uncol.tasks.results import write_dicom_result
 
 if TYPE_CHECKING:
     from uncol.tasks.app import UncolApp
 
 logger = logging.getLogger(__name__)
+
+PROXY_TIMEOUT_S = 120  # a series' pixels may take a while
 
 
 def mend_server(app: UncolApp) -> None:
@@ -42,6 +51,9 @@ def mend_server(app: UncolApp) -> None:
     unblock(api)
     check_before_training(app)
     check_tokens()
+    guard_reload(api)
+    forward_queries(app)
+    name_dicom_segments(app)
 
 
 def answer_errors(api: FastAPI) -> None:
@@ -128,6 +140,97 @@ class _JwtWithAlgorithms:
     def decode(token: str, key: Any, **options: Any) -> Any:
         """Decode and verify a token."""
         return jwt.decode(token, key, algorithms=["RS256"], **options)
+
+
+def guard_reload(api: FastAPI) -> None:
+    """Ask for the admin role before the app is thrown away.
+
+    Defect: `POST /reload` is open to everybody, also where every other request needs a token.
+    """
+    old = [route for route in api.routes if getattr(route, "path", "") == "/reload"]
+    for route in old:
+        api.routes.remove(route)
+    admin = Depends(auth.RBAC(server_settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
+    for route in old:
+        api.add_api_route(
+            "/reload",
+            route.endpoint,  # type: ignore[attr-defined]
+            methods=["POST"],
+            dependencies=[admin],
+            include_in_schema=False,
+        )
+
+
+def forward_queries(app: UncolApp) -> None:
+    """Pass DICOMweb requests on to the PACS whole, off the event loop.
+
+    Defects: the proxy drops the query string, so that every search finds everything (issue 1835),
+    and its blocking request stops every other one. Storing through it, which submits a label,
+    asks for the user's role only.
+    """
+    upstream = server_settings.MONAI_LABEL_STUDIES.strip().rstrip("/")
+    user = server_settings.MONAI_LABEL_DICOMWEB_USERNAME
+    login = (user, server_settings.MONAI_LABEL_DICOMWEB_PASSWORD) if user else None
+    if "googleapis.com" in upstream or not upstream.startswith("http"):
+        return  # Google's token is fetched by the original
+
+    async def proxied(request: Request, op: str, path: str) -> Response:
+        storing = request.method == "POST"
+        if storing and server_settings.MONAI_LABEL_AUTH_ENABLE:
+            _needs_annotator(request)
+        asked = functools.partial(
+            requests.request,
+            request.method,
+            "/".join(part for part in (upstream, _prefix(op, path), path) if part),
+            params=list(request.query_params.multi_items()),
+            headers={"Content-Type": request.headers["content-type"]} if storing else {},
+            data=await request.body() if storing else None,
+            auth=login,
+            timeout=PROXY_TIMEOUT_S,
+        )
+        try:
+            answer = await anyio.to_thread.run_sync(asked)
+        except requests.RequestException as error:
+            raise PacsError(f"The PACS at {upstream} did not answer: {error}.") from error
+        store = app.datastore()
+        if storing and isinstance(store, PacsDatastore):
+            store.expect_news()
+        kept = {name: v for name, v in answer.headers.items() if name.lower() == "content-type"}
+        return Response(answer.content, answer.status_code, kept)
+
+    proxy_endpoint.proxy_dicom = proxied
+
+
+def _prefix(op: str, path: str) -> str:
+    prefixes = {
+        "wado": server_settings.MONAI_LABEL_WADO_PREFIX,
+        "qido": server_settings.MONAI_LABEL_QIDO_PREFIX,
+        "stow": server_settings.MONAI_LABEL_STOW_PREFIX,
+    }
+    # some versions of OHIF ask for metadata where they search
+    return prefixes.get("wado" if path.endswith("metadata") else op) or ""
+
+
+def _needs_annotator(request: Request) -> None:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    role = server_settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR
+    if scheme.lower() != "bearer" or role not in auth.from_token(token).roles:
+        raise HTTPException(403, f'Role "{role}" is required to store in the PACS')
+
+
+def name_dicom_segments(app: UncolApp) -> None:
+    """Answer `/infer?output=dicom_seg` with our own segmentations.
+
+    Defect: segments are named by their place among those present, so that a missing label gives
+    its name to the next.
+    """
+
+    def segmentation(series: str, label: str, info: list[dict[str, Any]], **_: Any) -> str:
+        store = app.datastore()
+        return write_dicom_result(store.segmentation(Path(series).name, label, info))
+
+    infer_endpoint.DICOMWebDatastore = PacsDatastore  # what it accepts as a DICOM store
+    infer_endpoint.nifti_to_dicom_seg = segmentation
 
 
 def _in_thread(endpoint: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

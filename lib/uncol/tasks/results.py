@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from monailabel.transform.writer import write_seg_nrrd
+from pydicom.dataset import Dataset
 
 from uncol.data.scan import Grid, write_volume
 from uncol.errors import RequestError
@@ -48,6 +49,13 @@ def write_json_result(value: object) -> str:
     """Write JSON to a temporary file and return its path."""
     path = temporary(".json")
     Path(path).write_text(json.dumps(value))
+    return path
+
+
+def write_dicom_result(dataset: Dataset) -> str:
+    """Write a DICOM data set to a temporary file and return its path."""
+    path = temporary(".dcm")
+    dataset.save_as(path, write_like_original=False)
     return path
 
 

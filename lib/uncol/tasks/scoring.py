@@ -15,7 +15,7 @@ from uncol.data.scan import read_label
 from uncol.errors import RequestError
 from uncol.selection.survey import survey
 from uncol.settings import Settings
-from uncol.tasks.datastore import case_of
+from uncol.tasks.datastore import cases_of
 from uncol.tasks.priority import make_way
 from uncol.tasks.train import round_settings
 from uncol.training.evaluate import dice_per_label, mean_of
@@ -45,7 +45,7 @@ class UncolScoring(ScoringMethod):  # type: ignore[misc]
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Score; returns how many were scored, skipped as done, and left out with the reason."""
         make_way(NICENESS)
-        cases = [case_of(datastore, name) for name in datastore.list_images()]
+        cases = cases_of(datastore)
         settings = round_settings(self.settings, request.get("device"))
         return asdict(survey(cases, settings, LogReporter()))
 

@@ -16,7 +16,7 @@ from monailabel.utils.others.generic import device_list, name_to_device
 from uncol.data.cases import HELD_OUT_FROM
 from uncol.errors import RequestError, UncolError
 from uncol.settings import Settings
-from uncol.tasks.datastore import case_of
+from uncol.tasks.datastore import cases_of
 from uncol.tasks.priority import make_way
 from uncol.tasks.results import truth
 from uncol.training.calibrate import read_doubts
@@ -106,7 +106,7 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
         make_way(NICENESS)
         progress = ProgressFile(self.stats_path, self.folder / "runs")
         try:
-            cases = [case_of(datastore, name) for name in datastore.list_images()]
+            cases = cases_of(datastore)
             outcome = train_round(cases, self.options(request), progress)
         except UncolError as error:
             progress.finish("failed", error=str(error))

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from uncol.data.cases import Case
-from uncol.selection import survey as survey_module
-from uncol.selection.scores import embeddings_of, scores_of
+from uncol.selection.scores import MAPS, embeddings_of, scores_of
 from uncol.selection.survey import missing, survey
 from uncol.training import calibrate as module
 from uncol.training.calibrate import Evidence, calibrate, read_calibration, read_doubts
@@ -115,7 +114,7 @@ def test_a_survey_scores_each_waiting_case_once_and_keeps_its_map(trained):
     assert missing(store, "none", unlabeled=names, everyone=names) == set()
     for name, score in found.items():
         assert 0 <= score.interval[0] <= score.quality <= score.interval[1] <= 1
-        kept = store.sidecars(1) / survey_module.MAPS / score.map_file
+        kept = store.sidecars(1) / MAPS / score.map_file
         assert nib.load(kept).shape == SHAPE
         assert score.labels["ball"].voxels > 0, name
     second = survey(cases, settings, Reporter())

@@ -1,0 +1,168 @@
+"""Labels as DICOM Segmentations: written with highdicom, read from whoever wrote them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from uncol import __version__
+from uncol.data.scan import Grid
+from uncol.dicom.frames import on_grid
+from uncol.dicom.series import Series
+from uncol.errors import LabelError
+from uncol.types import Array
+
+MANUFACTURER = "UnCoL"
+LABEL, STUDENT, UNCERTAINTY = "LABEL", "STUDENT", "UNCERTAINTY"  # ContentLabel: what a result is
+SERIES_NUMBERS = {LABEL: 900, STUDENT: 901, UNCERTAINTY: 902}
+ANATOMICAL_STRUCTURE = Code("123037004", "SCT", "Anatomical Structure")
+ARTIFICIAL_INTELLIGENCE = Code("123109", "DCM", "Artificial Intelligence")
+SCHEME = "99UNCOL"  # coding scheme of structures for which no standard code is known
+
+
+@dataclass(frozen=True)
+class Source:
+    """Who or what made a result.
+
+    Attributes:
+        content: `LABEL` (an annotator's), `STUDENT` or `UNCERTAINTY`.
+        description: what a viewer lists, at most 64 characters.
+        version: the model version, or None.
+        author: the annotator, or empty.
+    """
+
+    content: str
+    description: str
+    version: int | None = None
+    author: str = ""
+
+
+def write_segmentation(
+    label: Array, segments: Mapping[str, int], series: Series, source: Source
+) -> Dataset:
+    """Make a DICOM Segmentation of a label map, in the frames of its series.
+
+    Args:
+        label: `(I, J, K)` in the series' grid.
+        segments: segment name to the value it has in `label`.
+        series: what was segmented.
+        source: who made it.
+
+    Raises:
+        LabelError: no voxel belongs to any segment.
+    """
+    present = {name: value for name, value in segments.items() if (label == value).any()}
+    if not present:
+        raise LabelError("An empty label cannot be kept as DICOM Segmentation.")
+    frames = np.zeros((label.shape[2], label.shape[1], label.shape[0]), dtype=np.uint8)
+    for number, value in enumerate(present.values(), start=1):
+        frames[(label == value).transpose(2, 1, 0)] = number
+    by_hand = source.content == LABEL
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name="UnCoL student",
+        version=str(source.version or __version__),
+        family=ARTIFICIAL_INTELLIGENCE,
+    )
+    return hd.seg.Segmentation(
+        source_images=list(series.headers),
+        pixel_array=frames,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[
+            hd.seg.SegmentDescription(
+                segment_number=number,
+                segment_label=name,
+                segmented_property_category=ANATOMICAL_STRUCTURE,
+                segmented_property_type=structure_code(name),
+                algorithm_type="SEMIAUTOMATIC" if by_hand else "AUTOMATIC",
+                algorithm_identification=algorithm,
+            )
+            for number, name in enumerate(present, start=1)
+        ],
+        **identity(source),
+    )
+
+
+def read_segmentation(dataset: Dataset, grid: Grid) -> tuple[Array, dict[str, int]]:
+    """Read a DICOM Segmentation, whoever wrote it, in a scan's grid.
+
+    Args:
+        dataset: the segmentation.
+        grid: the scan's grid.
+
+    Returns:
+        `(I, J, K)` int32 with segment numbers, and which number each segment name has.
+
+    Raises:
+        LabelError: its pixels or places cannot be read, or its segments overlap.
+    """
+    try:
+        frames = np.asarray(dataset.pixel_array)
+        names = {int(s.SegmentNumber): str(s.SegmentLabel) for s in dataset.SegmentSequence}
+        numbers = [
+            int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+            for frame in dataset.PerFrameFunctionalGroupsSequence
+        ]
+    except (AttributeError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise LabelError(f"It cannot be read: {error}.") from error
+    if frames.ndim == 2:
+        frames = frames[None]
+    if dataset.get("SegmentationType") == "FRACTIONAL":
+        frames = frames * 2 >= int(dataset.MaximumFractionalValue)
+    label = np.zeros(grid.shape, dtype=np.int32)
+    for number in sorted(set(numbers)):
+        chosen = [place for place, own in enumerate(numbers) if own == number]
+        mask = on_grid(dataset, (frames > 0).astype(np.uint8), chosen, grid) > 0
+        if (label[mask] > 0).any():
+            raise LabelError("Its segments overlap; let each voxel belong to one of them.")
+        label[mask] = number
+    return label, {name: number for number, name in names.items()}
+
+
+def identity(source: Source) -> dict[str, Any]:
+    """Return what all results of this app say of themselves, as highdicom's arguments."""
+    return {
+        "series_instance_uid": hd.UID(),
+        "series_number": SERIES_NUMBERS[source.content],
+        "sop_instance_uid": hd.UID(),
+        "instance_number": 1,
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": "UnCoL for MONAI Label",
+        "software_versions": __version__,
+        "device_serial_number": "0" if source.version is None else str(source.version),
+        "content_label": source.content,
+        "content_description": source.description,
+        "content_creator_name": source.author or None,
+        "series_description": source.description,
+    }
+
+
+def is_own_result(dataset: Dataset) -> bool:
+    """Say whether a data set is a result of the student, which is no annotator's label."""
+    return bool(
+        dataset.get("Manufacturer") == MANUFACTURER and dataset.get("ContentLabel") != LABEL
+    )
+
+
+def structure_code(name: str) -> Code:
+    """Return the SNOMED CT code of a structure such as `left atrium`, else a private one."""
+    key = re.sub(r"[\s_-]+", "", name.lower())
+    try:
+        standard: Code = getattr(codes.SCT, _structures().get(key, key))
+    except (AttributeError, RuntimeError):  # unknown, or known in several meanings
+        return Code(key.upper()[:16], SCHEME, name[:64])
+    return standard
+
+
+@cache
+def _structures() -> dict[str, str]:
+    """Return pydicom's keywords of SNOMED CT by their lower case."""
+    return {keyword.lower(): keyword for keyword in dir(codes.SCT)}

@@ -1,0 +1,149 @@
+"""A DICOM series as a volume, with what is needed to write results that refer to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from uncol.data.scan import LPS_TO_RAS, Grid, Volume
+from uncol.errors import ScanError
+from uncol.types import Array
+
+UNEVEN = 0.02  # share of the slice distance by which slices may lie unevenly
+SKEW = 0.01  # share of the slice distance by which slices may be shifted against each other
+
+
+@dataclass(frozen=True)
+class Series:
+    """The slices of a series in the order of the volume's last axis, without their pixels.
+
+    Attributes:
+        headers: one data set a slice.
+        grid: where the voxels lie; I runs along a row, J along a column, K through the slices.
+    """
+
+    headers: tuple[Dataset, ...]
+    grid: Grid
+
+    @property
+    def uid(self) -> str:
+        """SeriesInstanceUID."""
+        return str(self.headers[0].SeriesInstanceUID)
+
+    @property
+    def study_uid(self) -> str:
+        """StudyInstanceUID."""
+        return str(self.headers[0].StudyInstanceUID)
+
+
+def open_series(headers: Sequence[Dataset], *, case: str) -> Series:
+    """Put the slices of a series in order and work out its grid.
+
+    Args:
+        headers: one data set a slice, in any order.
+        case: the case's name for messages.
+
+    Raises:
+        ScanError: the slices do not make up one evenly spaced volume.
+    """
+    first = headers[0]
+    if len(headers) == 1 and int(first.get("NumberOfFrames", 1)) > 1:
+        raise ScanError(
+            f"Series '{case}' is one enhanced multi-frame image, which uncol cannot use yet. "
+            "Convert it to single-frame images, or to NIfTI in a studies folder."
+        )
+    for header in headers:
+        missing = [
+            word
+            for word in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+            if header.get(word) is None
+        ]
+        if missing:
+            raise ScanError(f"Series '{case}' is no stack of slices: {', '.join(missing)} missing.")
+    directions = np.array([header.ImageOrientationPatient for header in headers], dtype=float)
+    sizes = {(header.Rows, header.Columns, *map(float, header.PixelSpacing)) for header in headers}
+    if len(sizes) > 1 or np.abs(directions - directions[0]).max() > 1e-3:
+        raise ScanError(
+            f"Series '{case}' mixes slices of different size or direction, as localizers do; "
+            "it is left out."
+        )
+    along_row, along_column = directions[0][:3], directions[0][3:]
+    normal = np.cross(along_row, along_column)
+    positions = np.array([header.ImagePositionPatient for header in headers], dtype=float)
+    heights = positions @ normal
+    order = np.argsort(heights)
+    step = _step(positions[order], heights[order], first, normal, case)
+    down, right = (float(size) for size in first.PixelSpacing)
+    lps = np.eye(4)
+    lps[:3, 0], lps[:3, 1], lps[:3, 2] = along_row * right, along_column * down, step
+    lps[:3, 3] = positions[order[0]]
+    grid = Grid((int(first.Columns), int(first.Rows), len(headers)), LPS_TO_RAS @ lps)
+    return Series(tuple(headers[place] for place in order), grid)
+
+
+def read_headers(folder: Path, *, case: str) -> Series:
+    """Read the kept headers of a series.
+
+    Raises:
+        ScanError: a file is damaged, or the slices do not make up a volume.
+    """
+    try:
+        headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in folder.glob("*.dcm")]
+    except (InvalidDicomError, OSError) as error:
+        raise ScanError(f"The DICOM files of series '{case}' are damaged: {error}.") from error
+    if not headers:
+        raise ScanError(f"Series '{case}' has no images in {folder}.")
+    return open_series(headers, case=case)
+
+
+def read_series(folder: Path, *, case: str) -> tuple[Volume, Series]:
+    """Read a series with its pixels, in stored units (HU for CT).
+
+    Args:
+        folder: holds the series' files, `*.dcm`, and no others.
+        case: the case's name for messages.
+
+    Returns:
+        `(I, J, K)` float32 in the series' grid, and the series.
+
+    Raises:
+        ScanError: a file is damaged, or the slices do not make up a volume.
+    """
+    series = read_headers(folder, case=case)
+    try:
+        files = [str(Path(str(header.filename))) for header in series.headers]
+        array = sitk.GetArrayFromImage(sitk.ReadImage(files))  # (K, J, I); GDCM decompresses
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[-200:]
+        raise ScanError(f"The pixels of series '{case}' cannot be read: {reason}") from error
+    if array.ndim != 3:
+        raise ScanError(f"Series '{case}' is not in grey values.")
+    return Volume(np.ascontiguousarray(array.T, dtype=np.float32), series.grid), series
+
+
+def _step(positions: Array, heights: Array, first: Dataset, normal: Array, case: str) -> Array:
+    """Return the vector from slice to slice in LPS mm."""
+    if len(positions) == 1:
+        return normal * float(first.get("SliceThickness") or 1.0)
+    gaps = np.diff(heights)
+    usual = float(np.median(gaps))
+    if usual <= 0 or np.abs(gaps - usual).max() > UNEVEN * usual:
+        raise ScanError(
+            f"The slices of series '{case}' are not evenly spaced ({gaps.min():.2f} to "
+            f"{gaps.max():.2f} mm apart): slices are missing or doubled, as in a time series. "
+            "It is left out."
+        )
+    step = (positions[-1] - positions[0]) / (len(positions) - 1)
+    if np.linalg.norm(step - normal * (step @ normal)) > SKEW * usual:
+        raise ScanError(
+            f"The slices of series '{case}' are shifted against each other (gantry tilt). Resample "
+            "it to straight slices first."
+        )
+    return np.asarray(step)

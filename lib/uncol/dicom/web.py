@@ -1,0 +1,145 @@
+"""A PACS over DICOMweb: what it holds, what it gives, what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from dicomweb_client import DICOMwebClient
+from pydicom.dataset import Dataset
+from requests import RequestException
+
+from uncol.errors import PacsError
+
+PAGE = 500  # series asked for at once
+TOLD = ("Modality", "StudyDate", "StudyTime", "PatientID", "SeriesDescription", "RetrieveURL")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A series in the PACS.
+
+    Attributes:
+        uid: SeriesInstanceUID.
+        study_uid: StudyInstanceUID.
+        instances: how many instances it has, as far as the PACS says; else 0.
+        told: further attributes of the search result, those of `TOLD`.
+    """
+
+    uid: str
+    study_uid: str
+    instances: int
+    told: dict[str, str]
+
+
+class Pacs:
+    """One DICOMweb server."""
+
+    def __init__(self, client: DICOMwebClient, searches: Sequence[Mapping[str, str]]) -> None:
+        """Make it.
+
+        Args:
+            client: the connection.
+            searches: filters, e.g. `{"Modality": "CT"}`; a series that any of them finds is a scan.
+        """
+        self._client = client
+        self._searches = searches
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return str(self._client.base_url)
+
+    def scans(self) -> dict[str, Entry]:
+        """Return all scans by SeriesInstanceUID.
+
+        Raises:
+            PacsError: the PACS does not answer.
+        """
+        return {entry.uid: entry for search in self._searches for entry in self._search(search)}
+
+    def segmentations(self) -> dict[str, Entry]:
+        """Return all segmentation series by SeriesInstanceUID.
+
+        Raises:
+            PacsError: the PACS does not answer.
+        """
+        return {entry.uid: entry for entry in self._search({"Modality": "SEG"})}
+
+    def headers(self, entry: Entry) -> list[Dataset]:
+        """Return a series' headers.
+
+        Raises:
+            PacsError: the PACS does not answer.
+        """
+        with self._asked("give headers of a series"):
+            found = self._client.retrieve_series_metadata(entry.study_uid, entry.uid)
+            return [Dataset.from_json(one) for one in found]
+
+    def images(self, study_uid: str, uid: str) -> Iterator[Dataset]:
+        """Yield a series' instances with their pixels.
+
+        Raises:
+            PacsError: the PACS does not answer.
+        """
+        with self._asked("give a series"):
+            yield from self._client.iter_series(study_uid, uid)
+
+    def store(self, dataset: Dataset) -> None:
+        """Store a data set.
+
+        Raises:
+            PacsError: the PACS does not answer or does not take it.
+        """
+        with self._asked("take a result"):
+            answer = self._client.store_instances([dataset])
+            refused = answer.get("FailedSOPSequence") or []
+            if refused:
+                code = refused[0].get("FailureReason", "unknown")
+                raise PacsError(f"The PACS at {self.url} refused a result (reason {code}).")
+
+    def withdraw(self, study_uid: str, uid: str) -> bool:
+        """Delete a series where the PACS allows it; DICOMweb does not ask servers to."""
+        try:
+            self._client.delete_series(study_uid, uid)
+        except RequestException:
+            return False
+        return True
+
+    def _search(self, search: Mapping[str, str]) -> Iterator[Entry]:
+        seen: set[str] = set()
+        while True:
+            with self._asked("list its series"):
+                page = self._client.search_for_series(
+                    search_filters=dict(search), limit=PAGE, offset=len(seen)
+                )
+            fresh = [one for one in map(Dataset.from_json, page) if _text(one, _UID) not in seen]
+            for one in fresh:
+                seen.add(_text(one, _UID))
+                yield Entry(
+                    _text(one, _UID),
+                    _text(one, "StudyInstanceUID"),
+                    int(one.get("NumberOfSeriesRelatedInstances") or 0),
+                    {word: _text(one, word) for word in TOLD},
+                )
+            if not fresh or len(page) < PAGE:
+                return
+
+    @contextmanager
+    def _asked(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except RequestException as error:
+            raise PacsError(
+                f"The PACS at {self.url} did not {what}: {error}. Check that it runs and that the "
+                "address given as --studies is its DICOMweb root. Nothing that was saved is lost."
+            ) from error
+
+
+_UID = "SeriesInstanceUID"
+
+
+def _text(dataset: Dataset, word: str) -> str:
+    value = dataset.get(word)
+    return "UNK" if value is None else str(value)

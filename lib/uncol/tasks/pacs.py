@@ -1,0 +1,477 @@
+"""A PACS as a datastore: scans come from it, labels and maps go to it.
+
+The server keeps a mirror: a folder as `UncolDatastore` has it, whose index is filled from the PACS
+and whose scans are fetched when somebody needs them. Labels live in both: whoever stores a DICOM
+Segmentation of a scan in the PACS has submitted a label.
+
+It stands in for MONAI Label 0.8.5's `DICOMWebDatastore`, which lists CT only, remembers its lists
+for two hours (a label just submitted is not counted), reads labels back cropped and renumbered, and
+takes every segmentation in the PACS for a label.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from monailabel.datastore.local import DataModel, ImageLabelModel
+from monailabel.interfaces.datastore import DefaultLabelTag
+from pydicom.dataset import Dataset
+
+from uncol.data.labels import segment_values
+from uncol.data.scan import read_label, write_volume
+from uncol.dicom.parametric_map import write_map
+from uncol.dicom.segmentation import (
+    LABEL,
+    STUDENT,
+    UNCERTAINTY,
+    Source,
+    is_own_result,
+    read_segmentation,
+    write_segmentation,
+)
+from uncol.dicom.series import Series, read_headers, read_series
+from uncol.dicom.web import Entry, Pacs
+from uncol.errors import LabelError, PacsError, RequestError, ScanError, StorageError
+from uncol.tasks.datastore import UncolDatastore
+from uncol.types import Array
+
+logger = logging.getLogger(__name__)
+
+FINAL = DefaultLabelTag.FINAL
+REMOVED = "removed"  # tag of labels whose segmentation somebody deleted in the PACS
+FRESH_S = (1.0, 30.0)  # how long the PACS is not asked again, at least and at most
+SHARE = 20  # and this many times what the last asking took, so that a slow one is left in peace
+PATIENCE_S = 5.0  # how long one request takes up new segmentations; the rest waits for the next
+SCAN = ".nii.gz"
+GONE = "It is no longer in the PACS."
+
+
+class PacsDatastore(UncolDatastore):
+    """The scans of a PACS, with labels and results kept there too.
+
+    A case's id is its SeriesInstanceUID. Its info holds, beside what the PACS tells, the
+    `segmentations` seen of it in the order they came, `results` of the student by kind,
+    `unusable` with the reason, and `label_refused` with the reason.
+    """
+
+    def __init__(self, folder: str, pacs: Pacs, **options: Any) -> None:
+        """Open the mirror of a PACS.
+
+        Args:
+            folder: where scans, labels and the index are kept.
+            pacs: the PACS.
+            options: as for `UncolDatastore`.
+        """
+        self._pacs = pacs
+        self._exchange = threading.RLock()  # one exchange with the PACS at a time
+        self._next_at = 0.0
+        self._ignored: set[str] = set()  # segmentations that are no label of any scan here
+        super().__init__(folder, **options)
+
+    def name(self) -> str:
+        """Return where the PACS is."""
+        return self._pacs.url
+
+    # --- what there is ---
+
+    def list_images(self) -> list[str]:
+        """Return the ids of all scans that can be used."""
+        return self._usable(super().list_images())
+
+    def get_labeled_images(
+        self, label_tag: str | None = None, labels: list[str] | None = None
+    ) -> list[str]:
+        """Return the ids of scans with a submitted label."""
+        self.synchronize()
+        return self._usable(super().get_labeled_images(label_tag, labels))
+
+    def get_unlabeled_images(
+        self, label_tag: str | None = None, labels: list[str] | None = None
+    ) -> list[str]:
+        """Return the ids of scans without one."""
+        self.synchronize()
+        return self._usable(super().get_unlabeled_images(label_tag, labels))
+
+    def json(self) -> dict[str, Any]:
+        """Return the whole index."""
+        self.synchronize()
+        index: dict[str, Any] = super().json()
+        return index
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Return the path of a scan as NIfTI, fetched from the PACS the first time.
+
+        Raises:
+            ScanError: the series is no volume; the case is left out from then on.
+            PacsError: the PACS does not give it.
+        """
+        path: str = super().get_image_uri(image_id)
+        if path and not Path(path).exists():
+            self._fetch(image_id, Path(path))
+        return path
+
+    # --- labels ---
+
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
+    ) -> str:
+        """Save a label here and, if it is a submitted one, in the PACS.
+
+        If the PACS does not take it now, it is sent again later.
+
+        Raises:
+            RequestError, LabelError, StorageError: as `UncolDatastore.save_label`.
+            ScanError, PacsError: the scan could not be had.
+        """
+        self.list_images()
+        self.get_image_uri(image_id)
+        with self._exchange:
+            super().save_label(image_id, label_filename, label_tag, label_info)
+            if label_tag == FINAL:
+                self.update_label_info(image_id, FINAL, {"pacs": "waiting"})
+                self._send(image_id)
+        return image_id
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Remove a label, in the PACS too where that allows it."""
+        with self._exchange:
+            info = self.get_label_info(label_id, label_tag)
+            if label_tag == FINAL and info.get("pacs") == "stored":
+                study = self.get_image_info(label_id)["StudyInstanceUID"]
+                self._pacs.withdraw(study, info["SeriesInstanceUID"])
+            super().remove_label(label_id, label_tag)
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Refuse: scans come from the PACS.
+
+        Raises:
+            RequestError: always.
+        """
+        raise RequestError("This server's scans come from the PACS; store the scan there.")
+
+    def remove_image(self, image_id: str) -> None:
+        """Refuse: the scan would come back from the PACS.
+
+        Raises:
+            RequestError: always.
+        """
+        raise RequestError("This server's scans come from the PACS; delete the scan there.")
+
+    # --- results of the student ---
+
+    def publish_result(
+        self, image_id: str, label: Array, uncertainty: Array, version: int
+    ) -> dict[str, str]:
+        """Store a student's label and map in the PACS, in place of an earlier version's.
+
+        DICOMweb cannot ask a server to delete. Where the server does it nevertheless, the earlier
+        results go; elsewhere the new ones name them as their predecessors.
+
+        Args:
+            image_id: the case.
+            label: `(I, J, K)`, 0...N.
+            uncertainty: `(I, J, K)` float32 in [0, 1].
+            version: the model version.
+
+        Returns:
+            SeriesInstanceUID by kind, `student` and `uncertainty`.
+
+        Raises:
+            PacsError: the PACS does not take it.
+        """
+        series = self._series(image_id)
+        made = {
+            UNCERTAINTY: write_map(
+                uncertainty,
+                series,
+                Source(UNCERTAINTY, f"UnCoL uncertainty, model {version}", version),
+            )
+        }
+        if label.any():
+            student = Source(STUDENT, f"UnCoL label, model {version}", version)
+            made[STUDENT] = write_segmentation(label, self._labels, series, student)
+        with self._exchange:
+            before: dict[str, dict[str, str]] = self.get_image_info(image_id).get("results", {})
+            for kind, dataset in made.items():
+                if kind in before:
+                    dataset.PredecessorDocumentsSequence = [_reference(before[kind], series)]
+                self._pacs.store(dataset)
+            told = {
+                kind: {
+                    "series": str(one.SeriesInstanceUID),
+                    "instance": str(one.SOPInstanceUID),
+                    "class": str(one.SOPClassUID),
+                }
+                for kind, one in made.items()
+            }
+            self.update_image_info(image_id, {"results": told})
+            for one in before.values():
+                self._pacs.withdraw(series.study_uid, one["series"])
+        return {kind.lower(): one["series"] for kind, one in told.items()}
+
+    def segmentation(
+        self, image_id: str, label_filename: str, label_info: Sequence[Mapping[str, Any]]
+    ) -> Dataset:
+        """Return a label map of a case as DICOM Segmentation, stored nowhere.
+
+        Args:
+            image_id: the case.
+            label_filename: a label map in the case's grid.
+            label_info: its segments, `{"name", "idx"}` each.
+
+        Raises:
+            LabelError: it is empty, or its values are not explained.
+        """
+        array = read_label(label_filename, case=image_id).array
+        segments = segment_values(label_info, np.unique(array).tolist(), image_id)
+        source = Source(STUDENT, "UnCoL label")
+        return write_segmentation(array, segments, self._series(image_id), source)
+
+    # --- exchange with the PACS ---
+
+    def synchronize(self) -> None:
+        """Take up what is new in the PACS: scans, and segmentations, which are labels.
+
+        Asks it at most once a second, a slow one less often. If it does not answer, what was known
+        stays.
+        """
+        if self._frozen or time.monotonic() < self._next_at:
+            return
+        if not self._exchange.acquire(timeout=PATIENCE_S):
+            return  # another request is at it
+        try:
+            if time.monotonic() >= self._next_at:
+                self._ask()
+        finally:
+            self._exchange.release()
+
+    def expect_news(self) -> None:
+        """Ask the PACS at the next request: something was stored there through this server."""
+        self._next_at = 0.0
+
+    def _ask(self) -> None:
+        start = time.monotonic()
+        try:
+            scans, segmentations = self._pacs.scans(), self._pacs.segmentations()
+            took = time.monotonic() - start
+            self._take_up_scans(scans)
+            self._take_up_segmentations(segmentations)
+        except PacsError as error:
+            took = FRESH_S[1]
+            logger.warning("%s", error)
+        self._next_at = time.monotonic() + float(np.clip(SHARE * took, *FRESH_S))
+
+    def _take_up_scans(self, listed: dict[str, Entry]) -> None:
+        objects = self._datastore.objects
+        gone = {uid for uid in objects.keys() - listed.keys() if not _is_gone(objects[uid])}
+        back = {uid for uid in objects.keys() & listed.keys() if _is_gone(objects[uid])}
+        fresh = listed.keys() - objects.keys()
+        if not gone | back | fresh:
+            return
+        with self._guard:
+            for uid in gone:  # kept, with its label, in case it comes back
+                objects[uid].image.info["unusable"] = GONE
+            for uid in back:
+                objects[uid].image.info["unusable"] = ""
+            for uid in fresh:
+                entry = listed[uid]
+                info = {**entry.told, "SeriesInstanceUID": uid, "StudyInstanceUID": entry.study_uid}
+                info["name"] = f"{uid}{SCAN}"
+                objects[uid] = ImageLabelModel(image=DataModel(info=info, ext=SCAN))
+            self._update_datastore_file()
+
+    def _take_up_segmentations(self, listed: dict[str, Entry]) -> None:
+        self._send_waiting()
+        self._retire_deleted(listed)
+        fresh = [(entry, self._pacs.headers(entry)[-1]) for entry in self._unseen(listed)]
+        fresh.sort(key=lambda one: _made_at(one[1]))
+        end = time.monotonic() + PATIENCE_S
+        for entry, header in fresh:
+            image = _segmented(header)
+            if image not in self._datastore.objects or is_own_result(header):
+                self._ignored.add(entry.uid)
+            elif time.monotonic() < end:
+                self._take_up(entry, image)
+
+    def _unseen(self, listed: dict[str, Entry]) -> Iterator[Entry]:
+        seen = set(self._ignored)
+        for case in self._datastore.objects.values():
+            seen.update(case.image.info.get("segmentations", []))
+            seen.update(one["series"] for one in case.image.info.get("results", {}).values())
+        return (entry for uid, entry in listed.items() if uid not in seen)
+
+    def _take_up(self, entry: Entry, image: str) -> None:
+        """Make a segmentation from the PACS the label of its scan."""
+        refused = ""
+        try:
+            dataset = max(
+                self._pacs.images(entry.study_uid, entry.uid),
+                key=lambda one: int(one.get("InstanceNumber") or 0),
+            )
+            array, segments = read_segmentation(dataset, self._series(image).grid)
+            self._keep(image, array, segments, _origin(entry, dataset))
+            logger.info("Segmentation %s is now the label of case '%s'", entry.uid, image)
+        except (LabelError, ScanError) as error:
+            refused = f"Segmentation '{entry.told['SeriesDescription']}' is not used: {error}"
+            logger.warning("%s", refused)
+        seen = [*self._datastore.objects[image].image.info.get("segmentations", []), entry.uid]
+        self.update_image_info(image, {"segmentations": seen, "label_refused": refused})
+
+    def _keep(
+        self, image: str, array: Array, segments: dict[str, int], info: dict[str, Any]
+    ) -> None:
+        listed = [{"name": name, "idx": number} for name, number in segments.items()]
+        with _scratch(self._datastore_path) as folder:
+            path = folder / f"{image}{SCAN}"
+            write_volume(path, array.astype(np.uint8), self._series(image).grid)
+            super().save_label(image, str(path), FINAL, {**info, "label_info": listed})
+
+    def _send(self, image: str) -> None:
+        """Store a submitted label in the PACS; it stays marked as waiting if that fails."""
+        info = self.get_label_info(image, FINAL)
+        array = read_label(self.get_label_uri(image, FINAL), case=image).array
+        segments = {one["name"]: one["idx"] for one in info["label_info"]}
+        source = Source(LABEL, "UnCoL label", author=str(info.get("user") or ""))
+        dataset = write_segmentation(array, segments, self._series(image), source)
+        uid = str(dataset.SeriesInstanceUID)
+        try:
+            self._pacs.store(dataset)
+        except PacsError as error:
+            logger.error("The label of case '%s' waits here for the PACS: %s", image, error)
+            return
+        seen = [*self.get_image_info(image).get("segmentations", []), uid]
+        self.update_image_info(image, {"segmentations": seen, "label_refused": ""})
+        self.update_label_info(image, FINAL, {"pacs": "stored", "SeriesInstanceUID": uid})
+
+    def _send_waiting(self) -> None:
+        for image, case in list(self._datastore.objects.items()):
+            label = case.labels.get(FINAL)
+            if label is not None and label.info.get("pacs") == "waiting":
+                self._send(image)
+
+    def _retire_deleted(self, listed: dict[str, Entry]) -> None:
+        """Where somebody deleted a label's segmentation, the one before counts again, or none."""
+        for image, case in list(self._datastore.objects.items()):
+            label = case.labels.get(FINAL)
+            if label is None or label.info.get("pacs") != "stored":
+                continue
+            if label.info["SeriesInstanceUID"] in listed:
+                continue
+            logger.warning("The segmentation of case '%s' was deleted in the PACS", image)
+            path = self.get_label_uri(image, FINAL)
+            super().save_label(image, path, REMOVED, dict(label.info))
+            super().remove_label(image, FINAL)
+            left = [uid for uid in case.image.info["segmentations"] if uid in listed]
+            self.update_image_info(image, {"segmentations": left[:-1]})  # the last is seen anew
+
+    # --- files ---
+
+    def _series(self, image_id: str) -> Series:
+        self.get_image_uri(image_id)
+        return read_headers(self._headers(image_id), case=image_id)
+
+    def _headers(self, image_id: str) -> Path:
+        return Path(self._datastore_path) / "headers" / image_id
+
+    def _fetch(self, image_id: str, path: Path) -> None:
+        info = self._datastore.objects[image_id].image.info
+        with FileLock(path.with_name(f".{path.name}.lock")), _scratch(self._datastore_path) as work:
+            if path.exists():  # by another process, meanwhile
+                return
+            received = work / "received"
+            received.mkdir()
+            try:
+                for number, one in enumerate(self._pacs.images(info["StudyInstanceUID"], image_id)):
+                    one.save_as(received / f"{number:05d}.dcm", write_like_original=False)
+                volume, series = read_series(received, case=image_id)
+                write_volume(work / path.name, _compact(volume.array), volume.grid)
+                kept = work / "headers"
+                kept.mkdir()
+                for number, header in enumerate(series.headers):
+                    header.save_as(kept / f"{number:05d}.dcm")
+                self._headers(image_id).parent.mkdir(exist_ok=True)
+                kept.rename(self._headers(image_id))
+                (work / path.name).rename(path)
+            except ScanError as error:
+                self.update_image_info(image_id, {"unusable": str(error)})
+                logger.warning("%s", error)
+                raise
+            except OSError as error:
+                raise StorageError(
+                    f"Scan '{image_id}' could not be kept: {error}. Free some disk space."
+                ) from error
+
+    def _usable(self, names: Sequence[str]) -> list[str]:
+        self.synchronize()
+        objects = self._datastore.objects
+        return [n for n in names if n in objects and not objects[n].image.info.get("unusable")]
+
+    def _add_non_existing_images(self) -> int:
+        self._init_from_datastore_file()
+        return 0  # the index is filled from the PACS, not from the folder
+
+    def _remove_non_existing(self) -> int:
+        gone = 0
+        for image, case in self._datastore.objects.items():
+            for tag, label in list(case.labels.items()):
+                name = self._filename(image, label.ext)
+                if not (Path(self._datastore.label_path(tag)) / name).exists():
+                    del case.labels[tag]
+                    gone += 1
+        return gone
+
+
+def _is_gone(case: ImageLabelModel) -> bool:
+    return bool(case.image.info.get("unusable") == GONE)
+
+
+@contextmanager
+def _scratch(folder: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix=".incoming-", dir=folder) as name:
+        yield Path(name)
+
+
+def _compact(array: Array) -> Array:
+    """Return whole numbers as int16, which takes half the room."""
+    small = array.astype(np.int16)
+    return small if np.array_equal(small, array) else array
+
+
+def _segmented(header: Dataset) -> str:
+    """Return the SeriesInstanceUID of what a segmentation is of."""
+    references = header.get("ReferencedSeriesSequence") or []
+    return str(references[0].SeriesInstanceUID) if references else ""
+
+
+def _made_at(header: Dataset) -> str:
+    return f"{header.get('ContentDate', '')}{header.get('ContentTime', '')}"
+
+
+def _origin(entry: Entry, dataset: Dataset) -> dict[str, Any]:
+    return {
+        "pacs": "stored",
+        "SeriesInstanceUID": entry.uid,
+        "user": str(dataset.get("ContentCreatorName") or ""),
+        "made_with": str(dataset.get("ManufacturerModelName") or dataset.get("Manufacturer") or ""),
+    }
+
+
+def _reference(before: dict[str, str], series: Series) -> Dataset:
+    """Return what names an earlier result (PredecessorDocumentsSequence, PS3.3 C.17.2)."""
+    instance, of_series, of_study = Dataset(), Dataset(), Dataset()
+    instance.ReferencedSOPClassUID = before["class"]
+    instance.ReferencedSOPInstanceUID = before["instance"]
+    of_series.SeriesInstanceUID = before["series"]
+    of_series.ReferencedSOPSequence = [instance]
+    of_study.StudyInstanceUID = series.study_uid
+    of_study.ReferencedSeriesSequence = [of_series]
+    return of_study
