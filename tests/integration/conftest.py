@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest.mock import MagicMock, patch
 
+import numpy as np
+import pydicom
 import pytest
+import requests
 
+from uncol.data.scan import read_label
+from uncol.demo.orthanc import missing, running_orthanc, upload
 from uncol.demo.pool import make_pool
+from uncol.demo.series import make_series_pool
 from uncol.demo.server import running_server
+from uncol.dicom.series import Series, read_series
 
 CASES = 6
 NIFTI_TEST_CONF = {"preset": "tiny3d"}
@@ -60,8 +73,8 @@ def live(pool: tuple[Path, Path, str], tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
-def slicer_client() -> Any:
-    """The client class of Slicer's stock plug-in, from MONAI Label's wheel."""
+def slicer_folder() -> Path:
+    """Slicer's stock plug-in, from MONAI Label's wheel."""
     folder = Path(sysconfig.get_path("data")) / "monailabel" / "plugins" / "slicer" / "MONAILabel"
     if not folder.is_dir():
         pytest.fail(
@@ -69,7 +82,172 @@ def slicer_client() -> Any:
             "with pip install --no-deps --force-reinstall monailabel==0.8.5"
         )
     sys.path.insert(0, str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def slicer_client(slicer_folder: Path) -> Any:
+    """The client class of Slicer's stock plug-in."""
     assert importlib.util.find_spec("MONAILabelLib")
     from MONAILabelLib.client import MONAILabelClient
 
     return MONAILabelClient
+
+
+@pytest.fixture(scope="session")
+def slicer_plugin(slicer_folder: Path) -> Iterator[Any]:
+    """The plug-in's own module, imported with stand-ins for what only Slicer has."""
+    bases = ModuleType("slicer.ScriptedLoadableModule")
+    for name in ("", "Widget", "Logic", "Test"):
+        full = f"ScriptedLoadableModule{name}"
+        setattr(bases, full, type(full, (), {"__init__": lambda self, *_: None}))
+    stands = {name: MagicMock(name=name) for name in ("ctk", "qt", "SampleData", "sitkUtils")}
+    stands |= {name: MagicMock(name=name) for name in ("slicer", "slicer.i18n", "slicer.util")}
+    stands |= {name: MagicMock(name=name) for name in ("vtk", "vtkSegmentationCore")}
+    stands["ctk"].ctkSettingsPanel = stands["qt"].QDialog = type("Base", (), {})
+    stands["slicer.util"].VTKObservationMixin = type("Mixin", (), {})
+    stands["slicer"].util = stands["slicer.util"]
+    stands["vtk"].vtkStringArray = StringArray
+    stands["slicer.ScriptedLoadableModule"] = bases
+    with patch.dict(sys.modules, stands):
+        spec = importlib.util.spec_from_file_location("MONAILabel", slicer_folder / "MONAILabel.py")
+        assert spec
+        assert spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+
+
+class StringArray(list[str]):
+    """Stands in for vtkStringArray."""
+
+    InsertNextValue = list.append
+
+
+BRAIN_LABELS = {"cerebellum": 1, "brainstem": 2}
+
+
+@pytest.fixture(scope="session")
+def need() -> Callable[[str], None]:
+    """Skips a test that lacks a program."""
+    return _need
+
+
+def _need(missing: str) -> None:
+    """Skip where something is missing; CI installs all of it and must not skip."""
+    if missing and os.environ.get("UNCOL_TEST_ALL"):
+        pytest.fail(f"Not installed: {missing}")
+    if missing:
+        pytest.skip(f"Not installed: {missing}")
+
+
+@dataclass
+class Hospital:
+    """A PACS with brains, a server beside it, and what is known of both."""
+
+    pacs: str
+    url: str
+    series: dict[str, Series]
+    truth: Path
+    folder: Path
+    env: dict[str, str]
+
+    @property
+    def web(self) -> str:
+        return f"{self.pacs}/dicom-web"
+
+    def find(self, modality: str) -> list[dict[str, Any]]:
+        query = {"Modality": modality}
+        found = requests.get(f"{self.web}/series", params=query, timeout=30).json()
+        return [{tag: one["Value"][0] for tag, one in f.items() if one.get("Value")} for f in found]
+
+    def instances(self, modality: str) -> list[pydicom.Dataset]:
+        """Everything of a modality, as stored, oldest first."""
+        found = []
+        for one in self.find(modality):
+            ids = requests.post(
+                f"{self.pacs}/tools/lookup", data=one["0020000E"], timeout=30
+            ).json()
+            for instance in requests.get(f"{self.pacs}/series/{ids[0]['ID']}", timeout=30).json()[
+                "Instances"
+            ]:
+                raw = requests.get(f"{self.pacs}/instances/{instance}/file", timeout=30).content
+                found.append(pydicom.dcmread(BytesIO(raw)))
+        return sorted(found, key=lambda one: one.ContentDate + one.ContentTime)
+
+    def store(self, dataset: pydicom.Dataset) -> None:
+        """Store as OHIF does: through the server's proxy."""
+        raw = BytesIO()
+        dataset.save_as(raw, write_like_original=False)
+        body = b"--x\r\nContent-Type: application/dicom\r\n\r\n" + raw.getvalue() + b"\r\n--x--"
+        kind = 'multipart/related; type="application/dicom"; boundary=x'
+        reply = requests.post(
+            f"{self.url}/proxy/dicom/wado/studies",
+            data=body,
+            headers={"Content-Type": kind},
+            timeout=60,
+        )
+        assert reply.ok, reply.text
+
+    def label(self, case: str) -> np.ndarray:
+        return read_label(self.truth / f"{case}.nii.gz").array
+
+    def labeled(self) -> list[str]:
+        """The cases with a submitted label, by the server."""
+        found = requests.get(f"{self.url}/datastore/?output=all", timeout=60).json()["objects"]
+        return [name for name, one in found.items() if "final" in one["labels"]]
+
+    def train_stats(self) -> dict[str, Any]:
+        stats = requests.get(f"{self.url}/info/", timeout=60).json()["train_stats"]
+        return stats.get("uncol") or {}
+
+    def status(self) -> dict[str, Any]:
+        return requests.get(f"{self.url}/info/", timeout=60).json()["datastore"]
+
+
+@pytest.fixture(scope="session")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+    _need(missing())
+    folder = tmp_path_factory.mktemp("hospital")
+    make_series_pool(folder / "series", folder / "truth", cases=5, seed=11)
+    series = {}
+    for one in sorted((folder / "series").iterdir()):
+        found = read_series(one, case=one.name)[1]
+        series[found.uid] = found
+    env = {"MONAI_LABEL_DICOMWEB_CACHE_PATH": str(folder / "cache")}
+    with running_orthanc(folder / "pacs") as pacs:
+        upload(pacs, folder / "series")
+        with running_server(
+            f"{pacs}/dicom-web",
+            model_dir=folder / "model",
+            labels=",".join(BRAIN_LABELS),
+            conf={"preset": "tiny3d", "pacs_results": "scored"},
+            env=env,
+        ) as url:
+            yield Hospital(pacs, url, series, folder / "truth", folder, env)
+
+
+@pytest.fixture(scope="session")
+def trained_hospital(hospital: Hospital) -> Hospital:
+    """The hospital after a training on three labels, the other cases scored."""
+    info = json.dumps(
+        {"label_info": [{"name": name, "idx": value} for name, value in BRAIN_LABELS.items()]}
+    )
+    labeled = hospital.labeled()
+    for case in [c for c in hospital.series if c not in labeled][: max(0, 3 - len(labeled))]:
+        path = hospital.truth / f"{case}.nii.gz"
+        reply = requests.put(
+            f"{hospital.url}/datastore/label",
+            params={"image": case},
+            data={"params": info},
+            files={"label": (path.name, path.read_bytes())},
+            timeout=60,
+        )
+        assert reply.ok, reply.text
+    if not hospital.train_stats().get("model_version"):
+        requests.post(f"{hospital.url}/train/uncol", json={"step_scale": 0.4}, timeout=60)
+        end = time.monotonic() + 500
+        while "total_time" not in hospital.train_stats():
+            assert time.monotonic() < end, "training did not end in time"
+            time.sleep(2)
+    return hospital

@@ -7,8 +7,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,9 @@ import pytest
 import requests
 
 from uncol.data.scan import read_label, read_scan, write_volume
-from uncol.demo.orthanc import missing, running_orthanc, upload
-from uncol.demo.series import make_series_pool
 from uncol.demo.server import running_server
 from uncol.dicom.parametric_map import read_map
 from uncol.dicom.segmentation import LABEL, Source, read_segmentation, write_segmentation
-from uncol.dicom.series import Series, read_series
 from uncol.training.evaluate import dice_per_label
 
 pytestmark = [pytest.mark.integration]
@@ -33,91 +28,13 @@ SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}
 LABELS = {"cerebellum": 1, "brainstem": 2}
 
 
-@dataclass
-class Hospital:
-    """A PACS with brains, a server beside it, and what is known of both."""
-
-    pacs: str
-    url: str
-    series: dict[str, Series]
-    truth: Path
-    folder: Path
-    env: dict[str, str]
-
-    @property
-    def web(self) -> str:
-        return f"{self.pacs}/dicom-web"
-
-    def find(self, modality: str) -> list[dict[str, Any]]:
-        query = {"Modality": modality}
-        found = requests.get(f"{self.web}/series", params=query, timeout=30).json()
-        return [{tag: one["Value"][0] for tag, one in f.items() if one.get("Value")} for f in found]
-
-    def instances(self, modality: str) -> list[pydicom.Dataset]:
-        """Everything of a modality, as stored, oldest first."""
-        found = []
-        for one in self.find(modality):
-            ids = requests.post(
-                f"{self.pacs}/tools/lookup", data=one["0020000E"], timeout=30
-            ).json()
-            for instance in requests.get(f"{self.pacs}/series/{ids[0]['ID']}", timeout=30).json()[
-                "Instances"
-            ]:
-                raw = requests.get(f"{self.pacs}/instances/{instance}/file", timeout=30).content
-                found.append(pydicom.dcmread(BytesIO(raw)))
-        return sorted(found, key=lambda one: one.ContentDate + one.ContentTime)
-
-    def store(self, dataset: pydicom.Dataset) -> None:
-        """Store as OHIF does: through the server's proxy."""
-        raw = BytesIO()
-        dataset.save_as(raw, write_like_original=False)
-        body = b"--x\r\nContent-Type: application/dicom\r\n\r\n" + raw.getvalue() + b"\r\n--x--"
-        kind = 'multipart/related; type="application/dicom"; boundary=x'
-        reply = requests.post(
-            f"{self.url}/proxy/dicom/wado/studies",
-            data=body,
-            headers={"Content-Type": kind},
-            timeout=60,
-        )
-        assert reply.ok, reply.text
-
-    def label(self, case: str) -> np.ndarray:
-        return read_label(self.truth / f"{case}.nii.gz").array
-
-    def status(self) -> dict[str, Any]:
-        return requests.get(f"{self.url}/info/", timeout=60).json()["datastore"]
-
-
 @pytest.fixture(scope="module")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
-    if missing():
-        pytest.skip(missing())
-    folder = tmp_path_factory.mktemp("hospital")
-    make_series_pool(folder / "series", folder / "truth", cases=5, seed=11)
-    series = {}
-    for one in sorted((folder / "series").iterdir()):
-        found = read_series(one, case=one.name)[1]
-        series[found.uid] = found
-    env = {"MONAI_LABEL_DICOMWEB_CACHE_PATH": str(folder / "cache")}
-    with running_orthanc(folder / "pacs") as pacs:
-        upload(pacs, folder / "series")
-        with running_server(
-            f"{pacs}/dicom-web",
-            model_dir=folder / "model",
-            labels=",".join(LABELS),
-            conf={"preset": "tiny3d", "pacs_results": "scored"},
-            env=env,
-        ) as url:
-            yield Hospital(pacs, url, series, folder / "truth", folder, env)
-
-
-@pytest.fixture(scope="module")
-def client(hospital: Hospital, slicer_client: Any, tmp_path_factory: Any) -> Any:
+def client(hospital: Any, slicer_client: Any, tmp_path_factory: Any) -> Any:
     folder = tmp_path_factory.mktemp("slicer")
     return slicer_client(hospital.url, tmpdir=str(folder), client_id="user-slicer")
 
 
-def test_slicer_gets_a_series_as_the_volume_it_is(hospital: Hospital, client: Any) -> None:
+def test_slicer_gets_a_series_as_the_volume_it_is(hospital: Any, client: Any) -> None:
     assert client.info()["datastore"]["total"] == 5  # MONAI Label's own filter would find no MR
     found = client.next_sample("uncol", {})
     series = hospital.series[found["id"]]
@@ -130,7 +47,7 @@ def test_slicer_gets_a_series_as_the_volume_it_is(hospital: Hospital, client: An
 
 
 def test_a_label_from_slicer_is_a_segmentation_in_the_pacs_at_once(
-    hospital: Hospital, client: Any, tmp_path: Path
+    hospital: Any, client: Any, tmp_path: Path
 ) -> None:
     case = next(iter(hospital.series))
     truth, grid = hospital.label(case), hospital.series[case].grid
@@ -149,9 +66,7 @@ def test_a_label_from_slicer_is_a_segmentation_in_the_pacs_at_once(
         np.testing.assert_array_equal(array == names[name], truth == value)
 
 
-def test_a_segmentation_stored_by_a_viewer_is_a_label_at_once(
-    hospital: Hospital, client: Any
-) -> None:
+def test_a_segmentation_stored_by_a_viewer_is_a_label_at_once(hospital: Any, client: Any) -> None:
     case = list(hospital.series)[1]
     truth = hospital.label(case).astype(np.uint8)
     before = hospital.status()["completed"]
@@ -162,7 +77,7 @@ def test_a_segmentation_stored_by_a_viewer_is_a_label_at_once(
     np.testing.assert_array_equal(read_label(client.download_label(case, "final")).array, truth)
 
 
-def test_the_later_of_two_labels_counts_whoever_made_it(hospital: Hospital, client: Any) -> None:
+def test_the_later_of_two_labels_counts_whoever_made_it(hospital: Any, client: Any) -> None:
     case = list(hospital.series)[1]
     truth = hospital.label(case).astype(np.uint8)
     changed = truth.copy()
@@ -182,7 +97,7 @@ def test_the_later_of_two_labels_counts_whoever_made_it(hospital: Hospital, clie
 
 
 def test_a_segmentation_of_unknown_structures_is_told_and_changes_nothing(
-    hospital: Hospital, client: Any
+    hospital: Any, client: Any
 ) -> None:
     case = list(hospital.series)[1]
     truth = hospital.label(case).astype(np.uint8)
@@ -197,7 +112,7 @@ def test_a_segmentation_of_unknown_structures_is_told_and_changes_nothing(
     assert "cerebellum" in told
 
 
-def test_a_cropped_resampled_segmentation_is_put_on_the_scans_grid(hospital: Hospital) -> None:
+def test_a_cropped_resampled_segmentation_is_put_on_the_scans_grid(hospital: Any) -> None:
     """As another tool may write it: half the rows and columns, some slices only."""
     case = list(hospital.series)[1]
     series, truth = hospital.series[case], hospital.label(case).astype(np.uint8)
@@ -219,23 +134,14 @@ def test_a_cropped_resampled_segmentation_is_put_on_the_scans_grid(hospital: Hos
 
 
 @pytest.mark.slow
-def test_training_scoring_and_results_in_the_pacs(hospital: Hospital, client: Any) -> None:
-    case = list(hospital.series)[2]
-    info = [{"name": name, "idx": value} for name, value in LABELS.items()]
-    client.save_label(case, str(hospital.truth / f"{case}.nii.gz"), params={"label_info": info})
-    client.train_start("uncol", {"step_scale": 0.4})
-    end = time.monotonic() + 500
-    while client.train_status()["status"] in ("SUBMITTED", "RUNNING"):
-        assert time.monotonic() < end
-        time.sleep(2)
-    assert client.train_status()["status"] == "DONE", client.train_status()["details"]
+def test_training_scoring_and_results_in_the_pacs(trained_hospital: Any, client: Any) -> None:
+    hospital = trained_hospital
+    end = time.monotonic() + 300
 
     # scored in the background, label and map stored in the PACS, none of them counts as a label
     waiting = list(hospital.series)[3:]
     while len(hospital.find("OT")) < len(waiting):
-        assert time.monotonic() < end, (hospital.folder / "model" / "server.log").read_text()[
-            -3000:
-        ]
+        assert time.monotonic() < end
         time.sleep(2)
     time.sleep(2)
     assert hospital.status()["completed"] == 3
@@ -266,6 +172,7 @@ def test_training_scoring_and_results_in_the_pacs(hospital: Hospital, client: An
     assert saved["params"]["label_names"] == LABELS
 
     # as one file, too
+    info = [{"name": name, "idx": value} for name, value in LABELS.items()]
     reply = requests.post(
         f"{hospital.url}/infer/uncol",
         params={"image": unseen, "output": "dicom_seg"},
@@ -278,14 +185,8 @@ def test_training_scoring_and_results_in_the_pacs(hospital: Hospital, client: An
     assert valid(maps[-1]) == valid(students[-1]) == []
 
 
-def test_labels_come_back_after_a_restart_without_the_mirror(hospital: Hospital) -> None:
-    labeled = [
-        name
-        for name, one in requests.get(f"{hospital.url}/datastore/?output=all", timeout=60)
-        .json()["objects"]
-        .items()
-        if "final" in one["labels"]
-    ]
+def test_labels_come_back_after_a_restart_without_the_mirror(hospital: Any) -> None:
+    labeled = hospital.labeled()
     assert labeled
     empty = hospital.folder / "another-cache"
     with running_server(
@@ -309,7 +210,7 @@ def test_labels_come_back_after_a_restart_without_the_mirror(hospital: Hospital)
             np.testing.assert_array_equal(read_label(path).array, hospital.label(case))
 
 
-def test_a_label_deleted_in_the_pacs_does_not_count_but_is_kept(hospital: Hospital) -> None:
+def test_a_label_deleted_in_the_pacs_does_not_count_but_is_kept(hospital: Any) -> None:
     before = hospital.status()["completed"]
     case = next(iter(hospital.series))
     (stored,) = [s for s in hospital.instances("SEG") if _of(s) == case]

@@ -6,10 +6,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import requests
+import SimpleITK as sitk
 
 from uncol.data.labels import IGNORE_VALUE, REVIEWED_VALUE, annotated_part
 from uncol.data.scan import read_label, read_scan, write_volume
@@ -188,6 +190,108 @@ def test_scoring_runs_by_itself_and_fills_reason_score_and_places(live: Any, cli
     assert reply.status_code == 200
     assert reply.json()["scored"] == 0
     assert reply.json()["skipped"] == len(waiting)
+
+
+@pytest.fixture
+def widget(live: Any, slicer_plugin: Any, tmp_path: Path) -> Any:
+    """The plug-in's widget, connected, without Slicer's windows."""
+    made = object.__new__(slicer_plugin.MONAILabelWidget)
+    made.logic = slicer_plugin.MONAILabelLogic(str(tmp_path / "tmp"), live.url, client_id="plugin")
+    (tmp_path / "tmp").mkdir()
+    made.tmpdir = str(tmp_path / "tmp")
+    made.ui = MagicMock()
+    made.ui.segmentationModelSelector.currentText = "uncol"
+    made.info = made.logic.info()
+    made.models = made.info["models"]
+    made.file_ext = ".nii.gz"
+    made._volumeNode = made._segmentNode = made.timer = MagicMock()
+    for name in ("onResetScribbles", "resetSam2ROI", "updateServerSettings", "fetchInfo"):
+        setattr(made, name, lambda: None)
+    made.reportProgress = lambda _: None
+    slicer_plugin.slicer.util.settingsValue = lambda _name, default, **_: default
+    slicer_plugin.slicer.util.errorDisplay = MagicMock()
+    return made
+
+
+def test_the_plugin_gives_each_segment_of_a_result_its_own_voxels(
+    live: Any, widget: Any, slicer_plugin: Any
+) -> None:
+    """Slicer gives the i-th name the value i + 1, whatever the server meant."""
+    case = widget.logic.next_sample("first")["id"]
+    for model in ("uncol", "uncol_uncertainty", "uncol_overlay"):
+        slicer_plugin.slicer.reset_mock()
+        file, params = widget.logic.infer(model, case, {})
+        names = [n for n, _ in sorted(params["label_names"].items(), key=lambda item: item[1])]
+        assert widget.updateSegmentationMask(file, names)
+        image = slicer_plugin.sitkUtils.PushVolumeToSlicer.call_args.args[0]
+        importer = slicer_plugin.slicer.modules.segmentations.logic()
+        taken = importer.ImportLabelmapToSegmentationNode.call_args.args[2]
+        values = set(np.unique(sitk.GetArrayFromImage(image)).tolist()) - {0}
+        assert values <= {params["label_names"][name] for name in taken}
+        assert [params["label_names"][name] for name in taken] == list(range(1, len(taken) + 1))
+    boxes, _ = widget.logic.infer("uncol_rois", case, {})
+    widget.updateSegmentationMask(boxes, [])
+    slicer_plugin.slicer.util.loadMarkups.assert_called_once_with(boxes)
+
+
+@pytest.mark.parametrize("extension", [".nii.gz", ".nrrd"])
+def test_the_plugin_saves_segments_in_any_order_with_review_bands_and_background(
+    live: Any, client: Any, widget: Any, slicer_plugin: Any, extension: str
+) -> None:
+    case = widget.logic.next_sample("first")["id"]
+    truth = read_label(live.truth / f"{case}.nii.gz")
+    first, second = live.labels
+    segments = ["background", second, "review_high", first]  # as they stand in the list
+
+    def export(_node: Any, ids: list[str], labelmap: Any, _volume: Any) -> None:
+        array = np.zeros(truth.grid.shape, np.uint8)
+        for value, name in enumerate(ids, start=1):
+            if name in live.labels:
+                array[truth.array == live.labels[name]] = value
+            else:
+                array[0, 0, :3] = value
+        labelmap.array = array
+
+    slicer = slicer_plugin.slicer
+    slicer.modules.segmentations.logic().ExportSegmentsToLabelmapNode = export
+    slicer.util.saveNode = lambda node, path: write_volume(path, node.array, truth.grid)
+    found = widget._segmentNode.GetSegmentation()
+    found.GetNumberOfSegments.return_value = len(segments)
+    found.GetNthSegmentID.side_effect = segments.__getitem__
+    found.GetSegment.side_effect = lambda name: MagicMock(GetName=lambda: name)
+    widget.current_sample, widget.file_ext = {"id": case}, extension
+    widget.onSaveLabel()
+    slicer.util.errorDisplay.assert_not_called()
+    kept = read_label(client.download_label(case, "final")).array
+    np.testing.assert_array_equal(kept, truth.array)
+
+
+def test_the_plugin_reads_progress_of_a_running_training(
+    live: Any, client: Any, widget: Any
+) -> None:
+    widget.updateAccuracyBar = MagicMock()
+    client.train_start("uncol", {"step_scale": 2.0})
+    try:
+        end = time.monotonic() + 120
+        while widget.ui.trainingProgressBar.setValue.call_count < 2:
+            assert time.monotonic() < end
+            widget.monitorTraining()
+            time.sleep(1)
+    finally:
+        client.train_stop()
+    shown = [call.args[0] for call in widget.ui.trainingProgressBar.setValue.call_args_list]
+    assert all(1 <= percent <= 100 for percent in shown)
+    assert all(0 <= call.args[0] <= 1 for call in widget.updateAccuracyBar.call_args_list)
+    widget.monitorTraining()  # stopped: the bar is full, the buttons are free again
+    assert widget.ui.trainingProgressBar.setValue.call_args.args == (100,)
+    widget.ui.trainingButton.setEnabled.assert_called_with(True)
+
+
+def test_logs_and_a_strategy_with_options_answer(live: Any, client: Any) -> None:
+    lines = requests.get(f"{live.url}/logs/?lines=20&text=true", timeout=60)
+    assert lines.ok
+    chosen = client.next_sample("random", {"seed": 3})
+    assert chosen["id"] in client.datastore()["objects"]
 
 
 def test_twenty_clients_asking_at_once_share_the_pool(live: Any) -> None:

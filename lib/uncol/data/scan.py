@@ -122,9 +122,9 @@ def read_grid(path: str | Path, *, case: str) -> Grid:
             reader = sitk.ImageFileReader()
             reader.SetFileName(str(source))
             reader.ReadImageInformation()
-            shape, affine = reader.GetSize(), _affine_from_itk(reader)
+            shape, affine = reader.GetSize(), affine_from_itk(reader)
     except DAMAGED as error:
-        raise ScanError(_damaged("scan", case, source, error)) from error
+        raise ScanError(damaged("scan", case, source, error)) from error
     sizes = [int(size) for size in (*shape, 1)[:3]]
     return Grid((sizes[0], sizes[1], sizes[2]), affine)
 
@@ -197,7 +197,7 @@ def _read(path: Path, name: str, error_class: type[UncolError], kind: str) -> Vo
         nifti = file_extension(path) in NIFTI
         array, affine = _read_nifti(path) if nifti else _read_itk(path)
     except DAMAGED as error:
-        raise error_class(_damaged(kind, name, path, error)) from error
+        raise error_class(damaged(kind, name, path, error)) from error
     shape = array.shape
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
@@ -212,7 +212,8 @@ def _read(path: Path, name: str, error_class: type[UncolError], kind: str) -> Vo
     return Volume(array, Grid((size_i, size_j, size_k), affine))
 
 
-def _damaged(kind: str, name: str, path: Path, error: Exception) -> str:
+def damaged(kind: str, name: str, path: Path, error: Exception) -> str:
+    """Return the message for a file that cannot be read."""
     reason = " ".join((str(error) or type(error).__name__).split())[:200]
     return (
         f"The {kind} of case '{name}' is damaged or not an image ({path}): {reason}. "
@@ -235,7 +236,7 @@ def _read_itk(path: Path) -> tuple[Array, Array]:
     array = sitk.GetArrayFromImage(image)  # (K, J, I) or (J, I), colour last
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = _grey(array)
-    return np.ascontiguousarray(array.T), _affine_from_itk(image)
+    return np.ascontiguousarray(array.T), affine_from_itk(image)
 
 
 def _grey(array: Array) -> Array:
@@ -247,7 +248,8 @@ def _grey(array: Array) -> Array:
     raise ValueError(f"{channels} channels a voxel; uncol reads grey or RGB images")
 
 
-def _affine_from_itk(image: sitk.Image | sitk.ImageFileReader) -> Array:
+def affine_from_itk(image: sitk.Image | sitk.ImageFileReader) -> Array:
+    """Return voxel index to RAS mm of an image as ITK holds it."""
     dims = image.GetDimension()
     affine = np.eye(4)
     direction = np.array(image.GetDirection()).reshape(dims, dims)[:3, :3]

@@ -82,8 +82,8 @@ def _wait(child: subprocess.Popen[bytes], url: str, log: Path) -> None:
     end = time.monotonic() + WAIT_S
     while time.monotonic() < end and child.poll() is None:
         try:
-            if requests.get(f"{url}/info/", timeout=10).ok:
-                return
+            if requests.get(f"{url}/info/", timeout=10).status_code < 500:
+                return  # 401 where authentication is on
         except requests.RequestException:
             time.sleep(0.5)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-SHOWN_LINES:])

@@ -28,7 +28,8 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from uncol.data.cases import Case
 from uncol.data.labels import MARKS, map_label, segment_values
-from uncol.data.scan import file_extension, read_grid, read_label, read_scan, write_volume
+from uncol.data.scan import Volume, file_extension, read_grid, read_label, read_scan, write_volume
+from uncol.data.segnrrd import read_seg_nrrd
 from uncol.errors import LabelError, RequestError, StorageError, UncolError
 from uncol.training.store import grid_mismatch
 
@@ -86,6 +87,8 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
             )
         info = dict(label_info or {})
         extension = self._to_id(os.path.basename(label_filename))[1]
+        if label_tag == DefaultLabelTag.FINAL and extension == ".seg.nrrd":
+            extension = ".nii.gz"  # kept as one plain label map
         target = Path(self._datastore.label_path(label_tag)) / self._filename(image_id, extension)
         partial = target.with_name(f".{os.getpid()}.{threading.get_ident()}.{target.name}")
         try:
@@ -114,16 +117,13 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         self, name: str, filename: str, info: dict[str, Any], partial: Path
     ) -> dict[str, Any]:
         """Write the label in the app's values to `partial`; return its info."""
-        volume = read_label(filename, case=name)
+        volume, segments = _read_submitted(filename, info.get("label_info") or [], name)
         grid = read_grid(self.get_image_uri(name), case=name)
         if not volume.grid.matches(grid):
             raise LabelError(grid_mismatch(name, volume.grid.shape, grid.shape))
-        segments: dict[str, int] = {}
-        if info.get("label_info"):
-            present = np.unique(volume.array).tolist()
-            segments = segment_values(info["label_info"], present, name)
         mapped = map_label(volume.array, segments, self._labels, case=name)
-        if (mapped == volume.array).all():
+        same_format = file_extension(filename) == file_extension(partial)
+        if same_format and (mapped == volume.array).all():
             shutil.copyfile(filename, partial)
         else:
             write_volume(partial, mapped, grid)
@@ -186,6 +186,24 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         finally:
             partial.unlink(missing_ok=True)
         self._config_ts = path.stat().st_mtime
+
+
+def _read_submitted(
+    filename: str, label_info: list[dict[str, Any]], case: str
+) -> tuple[Volume, dict[str, int]]:
+    """Return a submitted label and the value of each segment; none if values are the app's own."""
+    kind = file_extension(filename)
+    if kind == ".seg.nrrd":
+        return read_seg_nrrd(Path(filename), case=case)
+    if kind == ".json":
+        raise LabelError(
+            f"What was submitted for case '{case}' are boxes, not a segmentation: Slicer does that "
+            "while a model of boxes is chosen. Choose uncol under Auto Segmentation, submit again."
+        )
+    volume = read_label(filename, case=case)
+    if not label_info:
+        return volume, {}
+    return volume, segment_values(label_info, np.unique(volume.array).tolist(), case)
 
 
 def case_of(store: Datastore, name: str) -> Case:

@@ -20,6 +20,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from monailabel.config import settings as server_settings
 from monailabel.endpoints import infer as infer_endpoint
+from monailabel.endpoints import ohif as ohif_endpoint
 from monailabel.endpoints import proxy as proxy_endpoint
 from monailabel.endpoints import train as train_endpoint
 from monailabel.endpoints.user import auth
@@ -39,6 +40,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+OHIF_EXPORT = (
+    (
+        "await dataSource.store.dicom(naturalizedReport);",
+        "dataSource = dataSource || extensionManager.getActiveDataSource()[0];"
+        "await dataSource.store.dicom(naturalizedReport);",
+    ),
+    (
+        "const segImages = imageIds.map(imageId => esm.cache.getImage(imageId));",
+        "const segImages = imageIds.map(imageId => esm.cache.getImage(imageId));"
+        "const height = image => {"
+        "const plane = esm.metaData.get('imagePlaneModule', image.referencedImageId);"
+        "const [r, c, p] = [plane.rowCosines, plane.columnCosines, plane.imagePositionPatient];"
+        "return (r[1] * c[2] - r[2] * c[1]) * p[0] + (r[2] * c[0] - r[0] * c[2]) * p[1]"
+        " + (r[0] * c[1] - r[1] * c[0]) * p[2];};"
+        "segImages.sort((a, b) => height(b) - height(a));",
+    ),
+)
 PROXY_TIMEOUT_S = 120  # a series' pixels may take a while
 
 
@@ -54,6 +72,7 @@ def mend_server(app: UncolApp) -> None:
     guard_reload(api)
     forward_queries(app)
     name_dicom_segments(app)
+    let_ohif_export()
 
 
 def answer_errors(api: FastAPI) -> None:
@@ -71,7 +90,15 @@ def answer_errors(api: FastAPI) -> None:
         text = getattr(error, "msg", str(error))
         return JSONResponse({"detail": text}, status_code=404 if missing else 500)
 
+    async def realms(_request: Request, error: Exception) -> JSONResponse:
+        answer = error.response if isinstance(error, requests.HTTPError) else None
+        if answer is not None and answer.status_code in (400, 401):
+            text = "The realm does not know this name or password."
+            return JSONResponse({"detail": text}, status_code=401)
+        return JSONResponse({"detail": f"Another server failed: {error}"}, status_code=502)
+
     api.add_exception_handler(UncolError, ours)
+    api.add_exception_handler(requests.RequestException, realms)
     api.add_exception_handler(MONAILabelException, theirs)
     api.middleware_stack = api.build_middleware_stack()  # it was built when start-up began
 
@@ -231,6 +258,37 @@ def name_dicom_segments(app: UncolApp) -> None:
 
     infer_endpoint.DICOMWebDatastore = PacsDatastore  # what it accepts as a DICOM store
     infer_endpoint.nifti_to_dicom_seg = segmentation
+
+
+def let_ohif_export() -> None:
+    """Let OHIF's Segmentation panel store what was drawn: the only way a label leaves OHIF.
+
+    Defects in the OHIF that the wheel ships: *Export DICOM SEG* forgets to say where to, and ends
+    in "Cannot read properties of undefined (reading 'store')"; and it hands over the slices as they
+    are displayed, while the writer takes them from the highest along the normal to the lowest, so
+    that in half of all series the label is mirrored.
+    """
+    folder = Path(ohif_endpoint.__file__).parent / "static" / "ohif"
+    for bundle in folder.glob("*.js"):
+        text = bundle.read_text(encoding="utf-8")
+        if all(before in text for before, _ in OHIF_EXPORT):
+            for before, after in OHIF_EXPORT:
+                text = text.replace(before, after)
+            _serve_instead(bundle.name, text)
+            return
+    logger.warning("OHIF has changed: whether its Export DICOM SEG works is not known.")
+
+
+def _serve_instead(name: str, text: str) -> None:
+    original = ohif_endpoint.get_ohif
+
+    def get_ohif(path: str) -> Response:
+        if path == name:
+            return Response(text, media_type="text/javascript")
+        found: Response = original(path)
+        return found
+
+    ohif_endpoint.get_ohif = get_ohif
 
 
 def _in_thread(endpoint: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
