@@ -28,10 +28,15 @@ def student(tiny_preset):
 
 
 @pytest.fixture
-def adapters():
+def adapters(tiny_preset):
     torch.manual_seed(1)
+    spec = tiny_preset().spec
     return distill.Adapters(
-        hidden_channels=(5, 5), token_channels=4, foreground=2, student_dim=16, student_width=16
+        hidden_channels=(5, 5),
+        token_channels=4,
+        foreground=2,
+        student_dim=spec.prior_dim,
+        student_width=spec.channels[-1],
     )
 
 

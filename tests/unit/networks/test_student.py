@@ -23,12 +23,13 @@ def test_the_deployed_student_has_the_paper_s_number_of_parameters(preset, milli
 
 @pytest.mark.parametrize(("dims", "shape"), [(2, (24, 16, 1)), (3, (8, 12, 16))])
 @pytest.mark.parametrize("classes", [2, 3, 5])
-def test_shapes_follow_the_image_whatever_its_size(student, dims, shape, classes):
+def test_shapes_follow_the_image_whatever_its_size(student, tiny_preset, dims, shape, classes):
+    spec = tiny_preset(dims).spec
     output = student(dims, classes)(torch.randn(2, 1, *shape))
     tokens = tuple(max(1, size // 4) for size in shape)
     assert output.logits.shape == (2, 4, classes, *shape)
-    assert output.prior.shape == (2, 16, *tokens)
-    assert [block.shape for block in output.hidden] == [(2, 16, *tokens)] * 2
+    assert output.prior.shape == (2, spec.channels[-1], *tokens)
+    assert [block.shape for block in output.hidden] == [(2, spec.prior_dim, *tokens)] * 2
 
 
 @pytest.mark.parametrize("dims", [2, 3])
