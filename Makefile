@@ -23,7 +23,7 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -q -m "not integration and not slow and not gpu and not browser"
-	$(BIN)/python -m pytest -q -m "integration or slow"
+	$(BIN)/python -m pytest -q -m "integration or slow or browser"
 
 serve: $(VENV)/.ready
 	@test -n "$(STUDIES)" || { echo "Say where your scans are: make serve STUDIES=DIR"; exit 2; }

@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -28,6 +29,7 @@ from uncol.demo.pool import make_pool
 from uncol.demo.series import make_series_pool
 from uncol.demo.server import running_server
 from uncol.dicom.series import Series, read_series
+from uncol.settings import REPOSITORY
 
 CASES = 6
 NIFTI_TEST_CONF = {"preset": "tiny3d"}
@@ -192,6 +194,35 @@ class Hospital:
     def label(self, case: str) -> np.ndarray:
         return read_label(self.truth / f"{case}.nii.gz").array
 
+    def submit(self, case: str, path: Path, labels: dict[str, int]) -> None:
+        """Submit a label as Slicer does."""
+        info = [{"name": name, "idx": value} for name, value in labels.items()]
+        reply = requests.put(
+            f"{self.url}/datastore/label",
+            params={"image": case},
+            data={"params": json.dumps({"label_info": info})},
+            files={"label": (path.name, path.read_bytes())},
+            timeout=60,
+        )
+        assert reply.ok, reply.text
+
+    def final(self, case: str) -> np.ndarray:
+        """The submitted label as the server gives it."""
+        asked = {"label": case, "tag": "final"}
+        reply = requests.get(f"{self.url}/datastore/label", params=asked, timeout=60)
+        assert reply.ok, reply.text
+        path = self.folder / "final.nii.gz"
+        path.write_bytes(reply.content)
+        return read_label(path).array
+
+    def train(self, **options: Any) -> None:
+        """Train to the end."""
+        requests.post(f"{self.url}/train/uncol", json=options, timeout=60)
+        end = time.monotonic() + 500
+        while "total_time" not in self.train_stats():
+            assert time.monotonic() < end, "training did not end in time"
+            time.sleep(2)
+
     def labeled(self) -> list[str]:
         """The cases with a submitted label, by the server."""
         found = requests.get(f"{self.url}/datastore/?output=all", timeout=60).json()["objects"]
@@ -205,49 +236,58 @@ class Hospital:
         return requests.get(f"{self.url}/info/", timeout=60).json()["datastore"]
 
 
-@pytest.fixture(scope="session")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+@contextmanager
+def open_hospital(
+    folder: Path, dicom: Path, truth: Path, labels: str, conf: dict[str, str]
+) -> Iterator[Hospital]:
+    """Run a PACS with the series below `dicom`, one folder each, and the server beside it."""
     _need(missing())
-    folder = tmp_path_factory.mktemp("hospital")
-    make_series_pool(folder / "series", folder / "truth", cases=5, seed=11)
     series = {}
-    for one in sorted((folder / "series").iterdir()):
+    for one in sorted(path for path in dicom.iterdir() if any(path.glob("*.dcm"))):
         found = read_series(one, case=one.name)[1]
         series[found.uid] = found
     env = {"MONAI_LABEL_DICOMWEB_CACHE_PATH": str(folder / "cache")}
     with running_orthanc(folder / "pacs") as pacs:
-        upload(pacs, folder / "series")
+        upload(pacs, dicom)
         with running_server(
             f"{pacs}/dicom-web",
             model_dir=folder / "model",
-            labels=",".join(BRAIN_LABELS),
-            conf={"preset": "tiny3d", "pacs_results": "scored"},
+            labels=labels,
+            conf={"preset": "tiny3d", **conf},
             env=env,
         ) as url:
-            yield Hospital(pacs, url, series, folder / "truth", folder, env)
+            yield Hospital(pacs, url, series, truth, folder, env)
+
+
+@pytest.fixture(scope="session")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+    """Five made brains, scored after a training and the results stored in the PACS."""
+    folder = tmp_path_factory.mktemp("hospital")
+    truth = folder / "truth"
+    make_series_pool(folder / "series", truth, cases=5, seed=11)
+    conf = {"pacs_results": "scored"}
+    with open_hospital(folder, folder / "series", truth, ",".join(BRAIN_LABELS), conf) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def real_hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+    """A scanner's own series: oblique, anisotropic T2 MR, and a CT."""
+    dicom = REPOSITORY.parent / "shared" / "data" / "dicom"
+    if not dicom.is_dir():
+        pytest.skip(f"The real scans are not here: {dicom}")
+    folder = tmp_path_factory.mktemp("real_hospital")
+    conf = {"teacher": "none"}
+    with open_hospital(folder, dicom, folder / "truth", "fat", conf) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
 def trained_hospital(hospital: Hospital) -> Hospital:
     """The hospital after a training on three labels, the other cases scored."""
-    info = json.dumps(
-        {"label_info": [{"name": name, "idx": value} for name, value in BRAIN_LABELS.items()]}
-    )
     labeled = hospital.labeled()
     for case in [c for c in hospital.series if c not in labeled][: max(0, 3 - len(labeled))]:
-        path = hospital.truth / f"{case}.nii.gz"
-        reply = requests.put(
-            f"{hospital.url}/datastore/label",
-            params={"image": case},
-            data={"params": info},
-            files={"label": (path.name, path.read_bytes())},
-            timeout=60,
-        )
-        assert reply.ok, reply.text
+        hospital.submit(case, hospital.truth / f"{case}.nii.gz", BRAIN_LABELS)
     if not hospital.train_stats().get("model_version"):
-        requests.post(f"{hospital.url}/train/uncol", json={"step_scale": 0.4}, timeout=60)
-        end = time.monotonic() + 500
-        while "total_time" not in hospital.train_stats():
-            assert time.monotonic() < end, "training did not end in time"
-            time.sleep(2)
+        hospital.train(step_scale=0.4)
     return hospital

@@ -1,10 +1,15 @@
-"""Mends of MONAI Label's server. A test named after a defect fails once it is mended upstream."""
+"""Mends of MONAI Label's server. A test named after a defect fails once it is mended upstream.
+
+Those of the PACS and of authentication are seen at work in test_pacs, test_pacs_ohif, test_auth.
+"""
 
 from __future__ import annotations
 
 import inspect
 import threading
 import time
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +36,35 @@ def test_upstream_datastore_still_joins_tags_unchecked() -> None:
 
     assert "label_path(label_tag)" in inspect.getsource(LocalDatastore.save_label)
     assert "shutil.copy(" in inspect.getsource(LocalDatastore.save_label)
+
+
+def test_upstream_reload_is_still_open_to_everybody() -> None:
+    text = Path(find_spec("monailabel.app").origin).read_text()
+    assert '@app.post("/reload", include_in_schema=False)\ndef reload():' in text
+
+
+def test_upstream_proxy_still_drops_the_question() -> None:
+    from monailabel.endpoints import proxy
+
+    source = inspect.getsource(proxy.proxy_dicom)
+    assert "query" not in source
+    assert "await requests" not in source
+
+
+def test_upstream_segments_are_still_named_by_their_place() -> None:
+    from monailabel.datastore.utils.convert import nifti_to_dicom_seg
+
+    assert "for i, idx in enumerate(unique_labels):" in inspect.getsource(nifti_to_dicom_seg)
+
+
+def test_ohif_in_the_wheel_still_needs_its_export_mended() -> None:
+    from monailabel.endpoints import ohif
+
+    from uncol.tasks.mends import OHIF_EXPORT
+
+    bundles = (Path(ohif.__file__).parent / "static" / "ohif").glob("*.js")
+    texts = [bundle.read_text(encoding="utf-8") for bundle in bundles]
+    assert any(all(text.count(before) == 1 for before, _ in OHIF_EXPORT) for text in texts)
 
 
 def test_tokens_signed_by_a_realm_are_accepted() -> None:

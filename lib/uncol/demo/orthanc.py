@@ -27,19 +27,19 @@ def missing() -> str:
 
 
 @contextmanager
-def running_orthanc(folder: Path, *, port: int | None = None) -> Iterator[str]:
+def running_orthanc(folder: Path, *, port: int = 0) -> Iterator[str]:
     """Run Orthanc, yield its own address (its DICOMweb root is `<address>/dicom-web`), stop it.
 
     Args:
         folder: its storage, log and configuration.
-        port: a port, or None for a free one.
+        port: the port to have, if it is free.
 
     Raises:
         PacsError: it is not installed or does not come up.
     """
     if missing():
         raise PacsError(f"Not installed: {missing()}")
-    port = port or free_port()
+    port = free_port(port)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "Name": "uncol",

@@ -14,7 +14,7 @@ from uncol.demo.server import running_server
 
 CASES = 12
 SEED = 0
-PACS_PORT = 8042
+PACS_PORT = 8042  # where it is free; the mirror belongs to an address
 
 
 def serve_pacs(dicom: Path | None, labels: str | None, *, out: Path, port: int) -> None:
@@ -41,6 +41,7 @@ def serve_pacs(dicom: Path | None, labels: str | None, *, out: Path, port: int) 
             f"{pacs}/dicom-web",
             model_dir=out / "model",
             labels=labels or ",".join(LABELS),
+            conf={"pacs_results": "scored"},  # so that OHIF shows labels and maps by itself
             port=port,
             env={"MONAI_LABEL_DICOMWEB_CACHE_PATH": str(out / "mirror")},
         ) as url:

@@ -71,10 +71,14 @@ def running_server(
         _stop(child)
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
+def free_port(preferred: int = 0) -> int:
+    """Return a port that nobody listens on now, the preferred one if possible."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one just left is free
+        try:
+            probe.bind(("127.0.0.1", preferred))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
