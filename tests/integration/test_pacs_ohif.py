@@ -41,11 +41,16 @@ def browser(need: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
+def page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     SHOTS.mkdir(parents=True, exist_ok=True)
     made = browser.new_page(viewport={"width": 1600, "height": 950})
     made.set_default_timeout(SLOW_MS)
+    said: list[str] = []
+    made.on("console", lambda message: said.append(message.text))
+    made.on("pageerror", lambda error: said.append(f"page error: {error}"))
     yield made
+    (SHOTS / f"{request.node.name}.txt").write_text("\n".join(said))
+    made.screenshot(path=SHOTS / f"{request.node.name}.png")
     made.close()
 
 
@@ -207,8 +212,8 @@ def test_a_label_corrected_and_stored_in_ohif_is_what_was_drawn(
     for _ in range(4):
         page.mouse.wheel(0, 100)
         page.wait_for_timeout(300)
-    shown = page.locator("text=/I: \\d+ \\(/").first.inner_text()
-    painted = int(re.search(r"I:\s*(\d+)", shown).group(1))
+    shown = page.locator(r"text=/\(\d+\/\d+\)/").first.inner_text()
+    painted = int(re.search(r"\((\d+)/", shown).group(1))
     page.locator('[data-cy="data-row"]', has_text="brainstem").click()
     page.locator('[data-cy="Brush"]').click()
     page.wait_for_timeout(1000)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+from scipy.ndimage import gaussian_filter
 
 from uncol.data.scan import read_label, read_scan, write_volume
 from uncol.dicom.parametric_map import read_map
@@ -48,7 +49,8 @@ def mr(hospital: Any) -> list[str]:
 
 def bright(volume: Any) -> np.ndarray:
     """Fat is the brightest tissue of T2 scans: a label that the anatomy itself draws."""
-    return (volume.array > np.quantile(volume.array, 0.85)).astype(np.uint8)
+    smooth = gaussian_filter(volume.array, np.array([1.5, 1.5, 1.5]) / volume.grid.spacing_mm)
+    return (smooth > np.quantile(smooth, 0.85)).astype(np.uint8)
 
 
 def test_ct_and_mr_series_are_listed_and_opened(real_hospital: Any, scans: dict[str, Any]) -> None:
@@ -101,9 +103,10 @@ def test_the_student_s_mask_and_map_sit_on_the_anatomy(
     wanted = {"result_extension": ".nrrd", "save_label": True, "to_pacs": True}
     file, told = client.infer("uncol", sagittal, wanted)
     label, truth = read_label(file).array, bright(scans[sagittal])
-    assert dice_per_label(label, truth, FAT)["fat"] > 0.6
-    for axis in range(3):  # mirrored, it is not
-        assert dice_per_label(np.flip(label, axis), truth, FAT)["fat"] < 0.6
+    dice = dice_per_label(label, truth, FAT)["fat"]
+    assert dice > 0.5
+    for axis in range(3):  # mirrored it would fit worse
+        assert dice_per_label(np.flip(label, axis), truth, FAT)["fat"] < dice - 0.1
 
     series = hospital.series[sagittal]
     mask = next(

@@ -221,7 +221,7 @@ def forward_queries(app: UncolApp) -> None:
             raise PacsError(f"The PACS at {upstream} did not answer: {error}.") from error
         store = app.datastore()
         if storing and isinstance(store, PacsDatastore):
-            store.expect_news()
+            await anyio.to_thread.run_sync(store.take_up_news)
         kept = {name: v for name, v in answer.headers.items() if name.lower() == "content-type"}
         return Response(answer.content, answer.status_code, kept)
 

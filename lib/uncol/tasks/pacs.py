@@ -254,9 +254,10 @@ class PacsDatastore(UncolDatastore):
         finally:
             self._exchange.release()
 
-    def expect_news(self) -> None:
-        """Ask the PACS at the next request: something was stored there through this server."""
+    def take_up_news(self) -> None:
+        """Ask the PACS now: something was stored there through this server."""
         self._next_at = 0.0
+        self.synchronize()
 
     def _ask(self) -> None:
         start = time.monotonic()
