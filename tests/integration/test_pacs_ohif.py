@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 import requests
 from PIL import Image
 
+from uncol.data.scan import read_scan
 from uncol.dicom.segmentation import read_segmentation
 from uncol.settings import REPOSITORY
 
@@ -24,6 +26,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.browser]
 SHOTS = REPOSITORY / "test-artifacts" / "ohif"
 SOFTWARE_WEBGL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 CHROMIUM = ["--no-sandbox", "--disable-gpu", "--ignore-gpu-blocklist", *SOFTWARE_WEBGL]
+SLICE = r"text=/\(\d+\/\d+\)/"  # as in `I: 5 (5/19)`
 SLOW_MS = 90_000  # software rendering on two cores, beside a server
 
 
@@ -105,9 +108,12 @@ def views(page: Any, name: str) -> np.ndarray:
     """Keep a screenshot; return the colour (largest channel difference) of the views."""
     path = SHOTS / f"{name}.png"
     page.screenshot(path=path)
+    return colour(path)[110:900, 300:1290]
+
+
+def colour(path: Path) -> np.ndarray:
     rgb = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    middle = rgb[110:900, 300:1290]
-    return middle.max(axis=2) - middle.min(axis=2)
+    return rgb.max(axis=2) - rgb.min(axis=2)
 
 
 def test_the_study_list_finds_what_is_searched(trained_hospital: Any, page: Any) -> None:
@@ -185,6 +191,36 @@ def test_the_map_is_an_overlay_in_the_basic_viewer(
     page.wait_for_timeout(4000)
     after = views(page, "uncertainty")
     assert (after > 60).mean() > (before > 60).mean() + 0.1
+    assert_on_anatomy(trained_hospital, unlabeled, page)
+
+
+def assert_on_anatomy(hospital: Any, case: str, page: Any) -> None:
+    """The colours on the screen are those of the map in this slice, in place."""
+    box = page.locator("canvas").first.bounding_box()
+    number = int(re.search(r"\((\d+)/", page.locator(SLICE).first.inner_text()).group(1))
+    headers = hospital.series[case].headers
+    (k,) = [k for k, one in enumerate(headers) if int(one.InstanceNumber) == number]
+    asked = {"label": case, "tag": "uncertainty"}
+    path = hospital.folder / "map.nii.gz"
+    url = f"{hospital.url}/datastore/label"
+    path.write_bytes(requests.get(url, params=asked, timeout=60).content)
+    values = read_scan(path).array[..., k].T  # rows, columns
+    sizes = hospital.series[case].grid.spacing_mm
+    height, width = values.shape[0] * sizes[1], values.shape[1] * sizes[0]
+    scale = min(box["width"] / width, box["height"] / height)
+    shape = (round(height * scale), round(width * scale))
+    corner = (
+        int(box["y"] + (box["height"] - shape[0]) / 2),
+        int(box["x"] + (box["width"] - shape[1]) / 2),
+    )
+    found = [colour(SHOTS / f"{name}.png") for name in ("viewer", "uncertainty")]
+    changed = found[1] - found[0]
+    changed = changed[corner[0] : corner[0] + shape[0], corner[1] : corner[1] + shape[1]]
+    wanted = np.asarray(Image.fromarray(values).resize(changed.shape[::-1], Image.BILINEAR))
+    fits = float(np.corrcoef(changed.ravel(), wanted.ravel())[0, 1])
+    mirrored = float(np.corrcoef(changed.ravel(), wanted[::-1].ravel())[0, 1])
+    assert fits > 0.5, (fits, mirrored)
+    assert fits > mirrored + 0.1
 
 
 def test_a_label_corrected_and_stored_in_ohif_is_what_was_drawn(
@@ -212,7 +248,7 @@ def test_a_label_corrected_and_stored_in_ohif_is_what_was_drawn(
     for _ in range(4):
         page.mouse.wheel(0, 100)
         page.wait_for_timeout(300)
-    shown = page.locator(r"text=/\(\d+\/\d+\)/").first.inner_text()
+    shown = page.locator(SLICE).first.inner_text()
     painted = int(re.search(r"\((\d+)/", shown).group(1))
     page.locator('[data-cy="data-row"]', has_text="brainstem").click()
     page.locator('[data-cy="Brush"]').click()

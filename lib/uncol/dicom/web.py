@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,6 +118,8 @@ class Pacs:
             fresh = [one for one in map(Dataset.from_json, page) if _text(one, _UID) not in seen]
             for one in fresh:
                 seen.add(_text(one, _UID))
+                if not UID.fullmatch(_text(one, _UID)):
+                    continue  # it becomes a folder's name
                 yield Entry(
                     _text(one, _UID),
                     _text(one, "StudyInstanceUID"),
@@ -138,6 +141,7 @@ class Pacs:
 
 
 _UID = "SeriesInstanceUID"
+UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 
 
 def _text(dataset: Dataset, word: str) -> str:

@@ -40,23 +40,29 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OHIF_EXPORT = (
-    (
-        "await dataSource.store.dicom(naturalizedReport);",
+# what is wrong in the OHIF that the wheel ships, and what is served instead
+OHIF_MENDS = {
+    # Export DICOM SEG forgets to say where to: "Cannot read properties of undefined"
+    "await dataSource.store.dicom(naturalizedReport);": (
         "dataSource = dataSource || extensionManager.getActiveDataSource()[0];"
-        "await dataSource.store.dicom(naturalizedReport);",
+        "await dataSource.store.dicom(naturalizedReport);"
     ),
-    (
-        "const segImages = imageIds.map(imageId => esm.cache.getImage(imageId));",
+    # it hands over the slices as displayed, while the writer takes them from the highest along the
+    # normal to the lowest: in half of all series the label was mirrored
+    "const segImages = imageIds.map(imageId => esm.cache.getImage(imageId));": (
         "const segImages = imageIds.map(imageId => esm.cache.getImage(imageId));"
         "const height = image => {"
         "const plane = esm.metaData.get('imagePlaneModule', image.referencedImageId);"
         "const [r, c, p] = [plane.rowCosines, plane.columnCosines, plane.imagePositionPatient];"
         "return (r[1] * c[2] - r[2] * c[1]) * p[0] + (r[2] * c[0] - r[0] * c[2]) * p[1]"
         " + (r[0] * c[1] - r[1] * c[0]) * p[2];};"
-        "segImages.sort((a, b) => height(b) - height(a));",
+        "segImages.sort((a, b) => height(b) - height(a));"
     ),
-)
+    # parametric maps are read at a fourth of the right place, or not at all
+    "new sourcePixelData.constructor(sourcePixelData.buffer, i * sliceLength, sliceLength)": (
+        "sourcePixelData.subarray(i * sliceLength, (i + 1) * sliceLength)"
+    ),
+}
 PROXY_TIMEOUT_S = 120  # a series' pixels may take a while
 
 
@@ -72,7 +78,7 @@ def mend_server(app: UncolApp) -> None:
     guard_reload(api)
     forward_queries(app)
     name_dicom_segments(app)
-    let_ohif_export()
+    mend_ohif()
 
 
 def answer_errors(api: FastAPI) -> None:
@@ -260,33 +266,28 @@ def name_dicom_segments(app: UncolApp) -> None:
     infer_endpoint.nifti_to_dicom_seg = segmentation
 
 
-def let_ohif_export() -> None:
-    """Let OHIF's Segmentation panel store what was drawn: the only way a label leaves OHIF.
-
-    Defects in the OHIF that the wheel ships: *Export DICOM SEG* forgets to say where to, and ends
-    in "Cannot read properties of undefined (reading 'store')"; and it hands over the slices as they
-    are displayed, while the writer takes them from the highest along the normal to the lowest, so
-    that in half of all series the label is mirrored.
-    """
+def mend_ohif() -> None:
+    """Let OHIF store what was drawn and show maps where they belong, see `OHIF_MENDS`."""
     folder = Path(ohif_endpoint.__file__).parent / "static" / "ohif"
-    for bundle in folder.glob("*.js"):
-        text = bundle.read_text(encoding="utf-8")
-        if all(before in text for before, _ in OHIF_EXPORT):
-            for before, after in OHIF_EXPORT:
-                text = text.replace(before, after)
-            _serve_instead(bundle.name, text)
-            return
-    logger.warning("OHIF has changed: whether its Export DICOM SEG works is not known.")
-
-
-def _serve_instead(name: str, text: str) -> None:
     original = ohif_endpoint.get_ohif
 
+    @functools.cache
+    def mended(name: str) -> str | None:
+        """Return a script as it should be; None if nothing is wrong with it."""
+        text = (folder / name).read_text(encoding="utf-8")
+        found = [before for before in OHIF_MENDS if before in text]
+        for before in found:
+            text = text.replace(before, OHIF_MENDS[before])
+        return text if found else None
+
+    scripts = {path.name for path in folder.glob("*.js")}
+
     def get_ohif(path: str) -> Response:
-        if path == name:
+        text = mended(path) if path in scripts else None
+        if text is not None:
             return Response(text, media_type="text/javascript")
-        found: Response = original(path)
-        return found
+        served: Response = original(path)
+        return served
 
     ohif_endpoint.get_ohif = get_ohif
 
