@@ -23,7 +23,7 @@ import pydicom
 import pytest
 import requests
 
-from uncol.data.scan import read_label
+from uncol.data.scan import read_label, read_scan
 from uncol.demo.orthanc import missing, running_orthanc, upload
 from uncol.demo.pool import make_pool
 from uncol.demo.series import make_series_pool
@@ -206,14 +206,17 @@ class Hospital:
         )
         assert reply.ok, reply.text
 
+    def download(self, what: str, asked: dict[str, str]) -> np.ndarray:
+        """An image or a label as the server gives it."""
+        reply = requests.get(f"{self.url}/datastore/{what}", params=asked, timeout=120)
+        assert reply.ok, reply.text
+        path = self.folder / "download.nii.gz"
+        path.write_bytes(reply.content)
+        return read_scan(path).array
+
     def final(self, case: str) -> np.ndarray:
         """The submitted label as the server gives it."""
-        asked = {"label": case, "tag": "final"}
-        reply = requests.get(f"{self.url}/datastore/label", params=asked, timeout=60)
-        assert reply.ok, reply.text
-        path = self.folder / "final.nii.gz"
-        path.write_bytes(reply.content)
-        return read_label(path).array
+        return self.download("label", {"label": case, "tag": "final"})
 
     def train(self, **options: Any) -> None:
         """Train to the end."""

@@ -17,7 +17,6 @@ import pytest
 import requests
 from PIL import Image
 
-from uncol.data.scan import read_scan
 from uncol.dicom.segmentation import read_segmentation
 from uncol.settings import REPOSITORY
 
@@ -108,12 +107,12 @@ def views(page: Any, name: str) -> np.ndarray:
     """Keep a screenshot; return the colour (largest channel difference) of the views."""
     path = SHOTS / f"{name}.png"
     page.screenshot(path=path)
-    return colour(path)[110:900, 300:1290]
-
-
-def colour(path: Path) -> np.ndarray:
-    rgb = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    rgb = pixels(path)[110:900, 300:1290]
     return rgb.max(axis=2) - rgb.min(axis=2)
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 
 def test_the_study_list_finds_what_is_searched(trained_hospital: Any, page: Any) -> None:
@@ -195,32 +194,30 @@ def test_the_map_is_an_overlay_in_the_basic_viewer(
 
 
 def assert_on_anatomy(hospital: Any, case: str, page: Any) -> None:
-    """The colours on the screen are those of the map in this slice, in place."""
+    """The colours on the screen, blue to red, are those of the map in this slice, in place."""
     box = page.locator("canvas").first.bounding_box()
     number = int(re.search(r"\((\d+)/", page.locator(SLICE).first.inner_text()).group(1))
-    headers = hospital.series[case].headers
-    (k,) = [k for k, one in enumerate(headers) if int(one.InstanceNumber) == number]
-    asked = {"label": case, "tag": "uncertainty"}
-    path = hospital.folder / "map.nii.gz"
-    url = f"{hospital.url}/datastore/label"
-    path.write_bytes(requests.get(url, params=asked, timeout=60).content)
-    values = read_scan(path).array[..., k].T  # rows, columns
-    sizes = hospital.series[case].grid.spacing_mm
-    height, width = values.shape[0] * sizes[1], values.shape[1] * sizes[0]
-    scale = min(box["width"] / width, box["height"] / height)
-    shape = (round(height * scale), round(width * scale))
-    corner = (
-        int(box["y"] + (box["height"] - shape[0]) / 2),
-        int(box["x"] + (box["width"] - shape[1]) / 2),
-    )
-    found = [colour(SHOTS / f"{name}.png") for name in ("viewer", "uncertainty")]
-    changed = found[1] - found[0]
-    changed = changed[corner[0] : corner[0] + shape[0], corner[1] : corner[1] + shape[1]]
-    wanted = np.asarray(Image.fromarray(values).resize(changed.shape[::-1], Image.BILINEAR))
-    fits = float(np.corrcoef(changed.ravel(), wanted.ravel())[0, 1])
-    mirrored = float(np.corrcoef(changed.ravel(), wanted[::-1].ravel())[0, 1])
-    assert fits > 0.5, (fits, mirrored)
-    assert fits > mirrored + 0.1
+    series = hospital.series[case]
+    (k,) = [k for k, one in enumerate(series.headers) if int(one.InstanceNumber) == number]
+    size = np.array(series.grid.shape[1::-1]) * series.grid.spacing_mm[1::-1]  # rows, columns, mm
+    middle = np.array([box["y"] + box["height"] / 2, box["x"] + box["width"] / 2])
+    before, after = (pixels(SHOTS / f"{name}.png") for name in ("viewer", "uncertainty"))
+
+    def fit(shown: np.ndarray, wanted: np.ndarray, scale: float) -> float:
+        shape = (size * scale).astype(int)
+        low = (middle - shape / 2).astype(int)
+        part = shown[low[0] : low[0] + shape[0], low[1] : low[1] + shape[1]]
+        large = Image.fromarray(wanted.T.astype(np.float32)).resize(shape[::-1], Image.BILINEAR)
+        return float(np.corrcoef(part.ravel(), np.asarray(large).ravel())[0, 1])
+
+    scan = hospital.download("image", {"image": case})[..., k]
+    scales = np.linspace(0.4, 1.0, 61) * min(box["height"] / size[0], box["width"] / size[1])
+    scale = max(scales, key=lambda one: fit(before.mean(axis=2), scan, one))
+    assert fit(before.mean(axis=2), scan, scale) > 0.9
+    values = hospital.download("label", {"label": case, "tag": "uncertainty"})[..., k]
+    red_not_blue = (after - before)[..., 0] - (after - before)[..., 2]
+    assert fit(red_not_blue, values, scale) > 0.7
+    assert fit(red_not_blue, values[::-1], scale) < 0.7
 
 
 def test_a_label_corrected_and_stored_in_ohif_is_what_was_drawn(
