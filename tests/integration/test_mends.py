@@ -1,6 +1,6 @@
 """Mends of MONAI Label's server. A test named after a defect fails once it is mended upstream.
 
-Those of the PACS and of authentication are seen at work in test_pacs, test_pacs_ohif, test_auth.
+Those of the PACS and of authentication are seen at work in pacs and test_auth.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""OHIF as the wheel ships it, in headless Chromium, on the hospital of test_pacs.
+"""OHIF as the wheel ships it, in headless Chromium, on the hospital of test_exchange.
 
 Screenshots are kept in `test-artifacts/ohif/`; docs/ohif.md shows two of them.
 """
