@@ -199,25 +199,28 @@ def assert_on_anatomy(hospital: Any, case: str, page: Any) -> None:
     number = int(re.search(r"\((\d+)/", page.locator(SLICE).first.inner_text()).group(1))
     series = hospital.series[case]
     (k,) = [k for k, one in enumerate(series.headers) if int(one.InstanceNumber) == number]
-    size = np.array(series.grid.shape[1::-1]) * series.grid.spacing_mm[1::-1]  # rows, columns, mm
+    values = hospital.download("label", {"label": case, "tag": "uncertainty"})
+    size = np.array(values.shape[1::-1]) * series.grid.spacing_mm[1::-1]  # rows, columns, in mm
     middle = np.array([box["y"] + box["height"] / 2, box["x"] + box["width"] / 2])
-    before, after = (pixels(SHOTS / f"{name}.png") for name in ("viewer", "uncertainty"))
+    shown = pixels(SHOTS / "uncertainty.png")
+    red_not_blue = shown[..., 0] - shown[..., 2]
 
-    def fit(shown: np.ndarray, wanted: np.ndarray, scale: float) -> float:
-        shape = (size * scale).astype(int)
-        low = (middle - shape / 2).astype(int)
-        part = shown[low[0] : low[0] + shape[0], low[1] : low[1] + shape[1]]
-        large = Image.fromarray(wanted.T.astype(np.float32)).resize(shape[::-1], Image.BILINEAR)
+    def fit(wanted: np.ndarray) -> float:
+        """The best correlation over all magnifications around the middle of the view."""
+        return max(correlation(wanted, size * scale) for scale in np.linspace(2, 6, 81))
+
+    def correlation(wanted: np.ndarray, shape: np.ndarray) -> float:
+        low, high = (middle - shape / 2).astype(int), (middle + shape / 2).astype(int)
+        if low[0] < 60 or high[0] > shown.shape[0]:
+            return 0.0
+        part = red_not_blue[low[0] : high[0], low[1] : high[1]]
+        large = Image.fromarray(wanted.T.astype(np.float32)).resize(part.shape[::-1])
         return float(np.corrcoef(part.ravel(), np.asarray(large).ravel())[0, 1])
 
-    scan = hospital.download("image", {"image": case})[..., k]
-    scales = np.linspace(0.4, 1.0, 61) * min(box["height"] / size[0], box["width"] / size[1])
-    scale = max(scales, key=lambda one: fit(before.mean(axis=2), scan, one))
-    assert fit(before.mean(axis=2), scan, scale) > 0.9
-    values = hospital.download("label", {"label": case, "tag": "uncertainty"})[..., k]
-    red_not_blue = (after - before)[..., 0] - (after - before)[..., 2]
-    assert fit(red_not_blue, values, scale) > 0.7
-    assert fit(red_not_blue, values[::-1], scale) < 0.7
+    right = fit(values[..., k])
+    assert right > 0.8
+    for wrong in (values[::-1, :, k], values[:, ::-1, k], values[..., k - 2], values[..., k + 2]):
+        assert fit(wrong) < right - 0.03
 
 
 def test_a_label_corrected_and_stored_in_ohif_is_what_was_drawn(
@@ -245,8 +248,6 @@ def test_a_label_corrected_and_stored_in_ohif_is_what_was_drawn(
     for _ in range(4):
         page.mouse.wheel(0, 100)
         page.wait_for_timeout(300)
-    shown = page.locator(SLICE).first.inner_text()
-    painted = int(re.search(r"\((\d+)/", shown).group(1))
     page.locator('[data-cy="data-row"]', has_text="brainstem").click()
     page.locator('[data-cy="Brush"]').click()
     page.wait_for_timeout(1000)
@@ -256,6 +257,8 @@ def test_a_label_corrected_and_stored_in_ohif_is_what_was_drawn(
     page.mouse.up()
     page.wait_for_timeout(1000)
     views(page, "corrected")
+    shown = page.locator(SLICE).first.inner_text()  # choosing a segment goes to its slices
+    painted = int(re.search(r"\((\d+)/", shown).group(1))
 
     title = page.get_by_role("combobox").filter(has_text="UnCoL label").last.bounding_box()
     page.mouse.click(title["x"] - 20, title["y"] + title["height"] / 2)  # the dots before it
