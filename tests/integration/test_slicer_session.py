@@ -214,10 +214,10 @@ def widget(live: Any, slicer_plugin: Any, tmp_path: Path) -> Any:
 
 
 def test_the_plugin_gives_each_segment_of_a_result_its_own_voxels(
-    live: Any, widget: Any, slicer_plugin: Any
+    client: Any, widget: Any, slicer_plugin: Any
 ) -> None:
     """Slicer gives the i-th name the value i + 1, whatever the server meant."""
-    case = widget.logic.next_sample("first")["id"]
+    case = next(iter(client.datastore()["objects"]))
     for model in ("uncol", "uncol_uncertainty", "uncol_overlay"):
         slicer_plugin.slicer.reset_mock()
         file, params = widget.logic.infer(model, case, {})
@@ -234,11 +234,22 @@ def test_the_plugin_gives_each_segment_of_a_result_its_own_voxels(
     slicer_plugin.slicer.util.loadMarkups.assert_called_once_with(boxes)
 
 
-@pytest.mark.parametrize("extension", [".nii.gz", ".nrrd"])
+def halved(live: Any, case: str, folder: Path) -> str:
+    """Half of a case's true label: what must be gone once the whole is submitted."""
+    label = read_label(live.truth / f"{case}.nii.gz")
+    array = label.array.astype(np.uint8)
+    array[: array.shape[0] // 2] = 0
+    write_volume(folder / "half.nii.gz", array, label.grid)
+    return str(folder / "half.nii.gz")
+
+
+@pytest.mark.parametrize("extension", [".nii.gz", ".nrrd", ".seg.nrrd"])
 def test_the_plugin_saves_segments_in_any_order_with_review_bands_and_background(
-    live: Any, client: Any, widget: Any, slicer_plugin: Any, extension: str
+    live: Any, client: Any, widget: Any, slicer_plugin: Any, extension: str, tmp_path: Path
 ) -> None:
-    case = widget.logic.next_sample("first")["id"]
+    objects = client.datastore()["objects"]
+    case = next(name for name, one in objects.items() if "final" in one["labels"])
+    client.save_label(case, halved(live, case, tmp_path), params={})
     truth = read_label(live.truth / f"{case}.nii.gz")
     first, second = live.labels
     segments = ["background", second, "review_high", first]  # as they stand in the list
@@ -252,9 +263,22 @@ def test_the_plugin_saves_segments_in_any_order_with_review_bands_and_background
                 array[0, 0, :3] = value
         labelmap.array = array
 
+    def save(node: Any, path: str) -> None:
+        if not path.endswith(".seg.nrrd"):
+            write_volume(path, node.array, truth.grid)
+            return
+        export(None, segments, node, None)  # then the plug-in saves the segmentation itself
+        write_volume(tmp_path / "plain.nrrd", node.array, truth.grid)
+        image = sitk.ReadImage(str(tmp_path / "plain.nrrd"))
+        for number, name in enumerate(segments):
+            words = {"ID": f"Segment_{number}", "Name": name, "LabelValue": number + 1, "Layer": 0}
+            for word, value in words.items():
+                image.SetMetaData(f"Segment{number}_{word}", str(value))
+        sitk.WriteImage(image, path, useCompression=True)
+
     slicer = slicer_plugin.slicer
     slicer.modules.segmentations.logic().ExportSegmentsToLabelmapNode = export
-    slicer.util.saveNode = lambda node, path: write_volume(path, node.array, truth.grid)
+    slicer.util.saveNode = save
     found = widget._segmentNode.GetSegmentation()
     found.GetNumberOfSegments.return_value = len(segments)
     found.GetNthSegmentID.side_effect = segments.__getitem__
