@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 HELD_OUT_SHARE = 0.2
 HELD_OUT_FROM = 10  # annotated cases from which on some are held out
+Side = Literal["train", "held_out"]
 
 
 @dataclass(frozen=True)
@@ -44,22 +46,37 @@ class Pool:
     held_out: tuple[Case, ...]
 
 
-def split(cases: Iterable[Case]) -> Pool:
-    """Split cases by a hash of their names, so that a case never changes sides.
+def decide(annotated: Iterable[str], decided: Mapping[str, Side]) -> dict[str, Side]:
+    """Decide for annotated cases whether they train or judge; a decision is never changed.
 
-    With fewer than ten annotated cases every one is needed for training and none is held out; a
-    case that the hash would hold out then trains, and leaves training for good at the tenth.
+    With fewer than ten annotated cases all train. From the tenth on, up to half of the new ones
+    judge, in the order of a hash of their names, until a fifth of all do.
+
+    Args:
+        annotated: names of all annotated cases.
+        decided: earlier decisions; also of cases whose label was removed since.
+
+    Returns:
+        All decisions, earlier ones unchanged.
     """
+    names = set(annotated)
+    fresh = sorted(names - decided.keys(), key=_hash)
+    judging = sum(decided.get(name) == "held_out" for name in names)
+    wanted = round(HELD_OUT_SHARE * len(names)) - judging if len(names) >= HELD_OUT_FROM else 0
+    taken = max(0, min(wanted, -(-len(fresh) // 2)))
+    sides: dict[str, Side] = dict.fromkeys(fresh[:taken], "held_out")
+    return {**decided, **sides, **dict.fromkeys(fresh[taken:], "train")}
+
+
+def split(cases: Iterable[Case], sides: Mapping[str, Side]) -> Pool:
+    """Split cases as decided; an annotated case of which nothing was decided trains."""
     ordered = sorted(cases, key=lambda case: case.name)
     annotated = [case for case in ordered if case.label is not None]
-    enough = len(annotated) >= HELD_OUT_FROM
-    held_out = tuple(case for case in annotated if enough and is_held_out(case.name))
+    held_out = tuple(case for case in annotated if sides.get(case.name) == "held_out")
     labeled = tuple(case for case in annotated if case not in held_out)
     unlabeled = tuple(case for case in ordered if case.label is None)
     return Pool(labeled, unlabeled, held_out)
 
 
-def is_held_out(name: str) -> bool:
-    """Say whether a case belongs to the held-out fifth."""
-    digest = hashlib.sha256(f"held out: {name}".encode()).digest()
-    return int.from_bytes(digest[:8]) / 2**64 < HELD_OUT_SHARE
+def _hash(name: str) -> bytes:
+    return hashlib.sha256(f"held out: {name}".encode()).digest()

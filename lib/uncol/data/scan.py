@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,8 @@ DAMAGED = (
 )
 # ITK keeps physical space in LPS+, we (and nibabel) in RAS+.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+MAX_VOXELS = 2**29  # 512 x 512 x 2048; read as float32 that is 2 GiB
+SPACING_MM = (1e-3, 100.0)  # of anything that a scanner makes
 RGB_TO_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601 luma
 
 
@@ -109,24 +113,9 @@ def read_grid(path: str | Path, *, case: str) -> Grid:
     """Read only where a scan's voxels lie, without its voxels.
 
     Raises:
-        ScanError: the file is missing, damaged, or not 2D or 3D.
+        ScanError: the file is missing, damaged, not 2D or 3D, or of absurd size.
     """
-    source = Path(path)
-    if not source.is_file():
-        raise ScanError(f"The scan file of case '{case}' is missing: {source}.")
-    try:
-        if file_extension(source) in NIFTI:
-            image = nib.load(str(source))
-            shape, affine = image.shape, np.asarray(image.affine, dtype=np.float64)
-        else:
-            reader = sitk.ImageFileReader()
-            reader.SetFileName(str(source))
-            reader.ReadImageInformation()
-            shape, affine = reader.GetSize(), affine_from_itk(reader)
-    except DAMAGED as error:
-        raise ScanError(damaged("scan", case, source, error)) from error
-    sizes = [int(size) for size in (*shape, 1)[:3]]
-    return Grid((sizes[0], sizes[1], sizes[2]), affine)
+    return _grid(Path(path), case, ScanError, "scan")
 
 
 def read_label(path: str | Path, *, case: str | None = None) -> Volume:
@@ -191,8 +180,7 @@ def resample_nearest(volume: Volume, grid: Grid) -> Array:
 
 
 def _read(path: Path, name: str, error_class: type[UncolError], kind: str) -> Volume:
-    if not path.is_file():
-        raise error_class(f"The {kind} file of case '{name}' is missing: {path}.")
+    _grid(path, name, error_class, kind)  # before a header's promise fills the memory
     try:
         nifti = file_extension(path) in NIFTI
         array, affine = _read_nifti(path) if nifti else _read_itk(path)
@@ -210,6 +198,42 @@ def _read(path: Path, name: str, error_class: type[UncolError], kind: str) -> Vo
         )
     size_i, size_j, size_k = array.shape
     return Volume(array, Grid((size_i, size_j, size_k), affine))
+
+
+def _grid(path: Path, name: str, error_class: type[UncolError], kind: str) -> Grid:
+    if not path.is_file():
+        raise error_class(f"The {kind} file of case '{name}' is missing: {path}.")
+    try:
+        if file_extension(path) in NIFTI:
+            image = nib.load(str(path))
+            shape, affine = image.shape, np.asarray(image.affine, dtype=np.float64)
+        else:
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(path))
+            reader.ReadImageInformation()
+            shape, affine = reader.GetSize(), affine_from_itk(reader)
+    except DAMAGED as error:
+        raise error_class(damaged(kind, name, path, error)) from error
+    voxels = math.prod(int(size) for size in shape)
+    if voxels > MAX_VOXELS:
+        raise error_class(
+            f"The {kind} of case '{name}' says it has {_by(shape)} voxels ({path}); "
+            f"at most {MAX_VOXELS:,} are read. Crop or resample it, or export it again."
+        )
+    sizes = [int(size) for size in (*shape, 1)[:3]]
+    grid = Grid((sizes[0], sizes[1], sizes[2]), affine)
+    least, most = SPACING_MM
+    if not all(least <= size <= most for size in grid.spacing_mm):
+        listed = " x ".join(f"{size:g}" for size in grid.spacing_mm)
+        raise error_class(
+            f"The {kind} of case '{name}' says its voxels measure {listed} mm ({path}); between "
+            f"{least:g} and {most:g} mm is possible. Export it with its true voxel size."
+        )
+    return grid
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(str(int(size)) for size in shape)
 
 
 def damaged(kind: str, name: str, path: Path, error: Exception) -> str:

@@ -49,6 +49,7 @@ class Segmentation:
         disagreement: `(I, J, K)` float32 in [0, 1], of the four heads.
         found: what it says about each label, by name.
         grid: the scan's grid.
+        computed_on: type of the device that computed it.
     """
 
     label: Array
@@ -56,6 +57,7 @@ class Segmentation:
     disagreement: Array
     found: dict[str, LabelFound]
     grid: Grid
+    computed_on: str
 
 
 @torch.inference_mode()
@@ -101,6 +103,7 @@ def segment(
             for name, value in labels.items()
         },
         scan.grid,
+        prediction.computed_on,
     )
 
 
@@ -150,6 +153,7 @@ def summary(
     )
     return {
         "model_version": version,
+        "computed_on": result.computed_on,
         "quality": _quality(result.found, calibration.quality),
         "uncertainty": {
             "mean_foreground": float(inside.mean()) if inside.size else 0.0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 from uncol.networks.arithmetic import fast_arithmetic
 from uncol.networks.student import StudentOutput
 from uncol.uncertainty.maps import head_disagreement
+
+logger = logging.getLogger(__name__)
 
 OVERLAP = 0.25
 Shape = tuple[int, int, int]
@@ -23,17 +27,19 @@ class Prediction:
     Attributes:
         probs: `(C, I, J, K)`, softmax of the mean head logits, averaged over windows.
         disagreement: `(I, J, K)`, mutual information of the heads, in [0, 1].
+        computed_on: type of the device, `cpu` also where a GPU's memory did not suffice.
     """
 
     probs: Tensor
     disagreement: Tensor
+    computed_on: str
 
 
 @torch.inference_mode()
 def predict(
     student: nn.Module, image: Tensor, window: Shape, *, device: torch.device
 ) -> Prediction:
-    """Segment a preprocessed scan.
+    """Segment a preprocessed scan; on the CPU if the GPU's memory does not suffice.
 
     Args:
         student: the student, in evaluation mode, on `device`.
@@ -41,7 +47,17 @@ def predict(
         window: window size in voxels; a smaller scan is padded with its own minimum.
         device: where windows are computed; they are stitched on the CPU.
     """
+    try:
+        return _stitched(student, image, window, device)
+    except torch.OutOfMemoryError:
+        if device.type == "cpu":
+            raise
+        logger.warning("The GPU's memory does not suffice beside what else uses it: on the CPU")
+        torch.cuda.empty_cache()
+        return _stitched(copy.deepcopy(student).cpu(), image, window, torch.device("cpu"))
 
+
+def _stitched(student: nn.Module, image: Tensor, window: Shape, device: torch.device) -> Prediction:
     def answer(windows: Tensor) -> Tensor:
         with fast_arithmetic(device):
             output: StudentOutput = student(windows)
@@ -58,7 +74,7 @@ def predict(
         sw_device=device,
         device=torch.device("cpu"),
     )
-    return Prediction(stitched[0, :-1], stitched[0, -1])
+    return Prediction(stitched[0, :-1], stitched[0, -1], device.type)
 
 
 def probs_and_disagreement(output: StudentOutput) -> Tensor:

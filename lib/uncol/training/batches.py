@@ -61,7 +61,7 @@ class CropSource:
         self.tokens = tokens
         self.generalist = generalist
         self.generator = generator
-        self._order: list[int] = []
+        self.order: list[int] = []  # cases still to come before they are shuffled anew
 
     def draw(self, count: int, *, semantic: bool) -> Drawn:
         """Draw a batch.
@@ -89,9 +89,9 @@ class CropSource:
         return Drawn(crops, torch.stack(images), places, names)
 
     def _next_case(self) -> TrainingCase:
-        if not self._order:
-            self._order = torch.randperm(len(self.cases), generator=self.generator).tolist()
-        return self.cases[self._order.pop()]
+        if not self.order:
+            self.order = torch.randperm(len(self.cases), generator=self.generator).tolist()
+        return self.cases[self.order.pop()]
 
     def _center(self, case: TrainingCase) -> Tensor | None:
         chance = float(torch.rand((), generator=self.generator))

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from uncol.errors import StorageError
 from uncol.networks.teachers.protocol import Encoded
 
-LIMIT_BYTES = 8 * 2**30
+LIMIT_BYTES = 50 * 2**30
 
 
 class EmbeddingCache:

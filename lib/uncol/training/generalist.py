@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +25,7 @@ from uncol.training.settings import RoundSettings
 from uncol.training.store import TrainingCase, annotated
 from uncol.types import Array
 
+GIB = 2**30
 AXIS_TRIALS = 3  # annotated cases on which the slice axis is tried
 HIDDEN_GRID = 16  # teacher states are pooled to this many tokens a side
 REACH = 0.75  # a slice speaks for tokens up to this many token sizes away
@@ -110,13 +113,24 @@ class Generalist:
         self.device = device
         self.generator = generator
         self._seen: dict[str, Seen] = {}
+        self._feature_bytes = 0
+
+    def view_bytes(self, case: TrainingCase, count: int, classes: int) -> int:
+        """Return the bytes on disk of each of `count` views of a case: features and masks."""
+        if not self._feature_bytes:  # the same for all cases
+            views = self._views(case, count)
+            encoded = self._encoded(case, views, views.indices[0])
+            self._feature_bytes = 2 * sum(one.numel() for one in (encoded.image, *encoded.hidden))
+        voxels = math.prod(case.shape)
+        plane = voxels if self.axis is None else voxels // case.shape[self.axis]
+        return self._feature_bytes + 2 * (classes - 1) * plane
 
     def look(self, case: TrainingCase, count: int) -> None:
         """Encode up to `count` evenly spread views of a case, or fetch them from the cache."""
         views = self._views(case, count)
         encoded = [self._encoded(case, views, index) for index in views.indices]
         hidden = tuple(
-            views.stack(torch.stack([e.hidden[level][0] for e in encoded])).half()
+            self._kept(views.stack(torch.stack([e.hidden[level][0] for e in encoded])).half())
             for level in range(len(self.teacher.hidden_channels))
         )
         slices = case.shape[2 if self.axis is None else self.axis]
@@ -154,11 +168,11 @@ class Generalist:
             probs.append(answer.probs.half().cpu())
             tokens.append(_pool(answer.tokens[None])[0].half().cpu())
         if self.axis is None:
-            seen.probs = probs[0].permute(0, 3, 1, 2)  # (C - 1, I, J, K) with K as the slice axis
+            seen.probs = self._kept(probs[0].permute(0, 3, 1, 2))  # (C - 1, ...), slice axis first
         else:
-            seen.probs = torch.stack(probs, dim=1)
+            seen.probs = self._kept(torch.stack(probs, dim=1))
         if uncertainty is None:  # the semantic path needs annotation; stage 2 has none
-            seen.semantic = seen.views.stack(torch.stack(tokens))
+            seen.semantic = self._kept(seen.views.stack(torch.stack(tokens)))
 
     def describe(self, case: TrainingCase, count: int) -> Tensor:
         """Return where a case lies in the teacher's space: image features `(d,)`, pooled.
@@ -216,6 +230,16 @@ class Generalist:
         )
         return Views(self.axis, even_slices(case.shape[self.axis], count), box, case.shape)
 
+    def _kept(self, tensor: Tensor) -> Tensor:
+        """Return a tensor that lies in a file: memory holds of it what was used last.
+
+        The file has no name any more, so its space is free when the process ends, however it does.
+        """
+        with tempfile.NamedTemporaryFile(dir=self.cache.folder, prefix=".seen-") as file:
+            size = tensor.numel()
+            kept = torch.from_file(file.name, shared=True, size=size, dtype=tensor.dtype)
+        return kept.copy_(tensor.flatten()).view(tensor.shape)
+
     def _region(self, volume: Tensor, index: int) -> Tensor:
         return volume if self.axis is None else slices_along(volume, self.axis, [index])[0]
 
@@ -226,7 +250,9 @@ class Generalist:
         key = hashlib.sha256(identity.encode()).hexdigest()[:32]
 
         def compute() -> Encoded:
-            region = self._region(case.tensor()[0], index)
+            whole = case.image[0]  # on disk: one slice of it is all that is read
+            region = whole if self.axis is None else whole.take(index, axis=self.axis)
+            region = torch.from_numpy(np.array(region, dtype=np.float32))
             view = views.box.shrink(region[None]).to(self.device)
             encoded = self.teacher.encode(view)
             states = encoded.hidden
@@ -255,7 +281,8 @@ def open_generalist(labeled: Sequence[TrainingCase], settings: RoundSettings) ->
     if teacher is None:
         return None
     teacher.network.to(settings.device)
-    cache = EmbeddingCache(settings.model_dir / "cache" / "embeddings")
+    folder = settings.model_dir / "cache" / "embeddings"
+    cache = EmbeddingCache(folder, limit_bytes=settings.cache_gb * GIB)
 
     def make(axis: int) -> Generalist:
         return Generalist(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from uncol.data.augment import CropMap
+from uncol.errors import TrainingError
 from uncol.inference.predict import predict
 from uncol.method import schedules
 from uncol.method.distill import Adapters
@@ -26,10 +30,13 @@ from uncol.training.plan import Plan
 from uncol.training.store import TrainingCase
 from uncol.uncertainty.maps import entropy
 
+logger = logging.getLogger(__name__)
+
 MOMENTUM = 0.99
 CLIP = 5.0
 WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 1e-2}
 RELEASED_2D_RATE = 0.01
+SMALLEST_BATCH = 2  # mixing needs two
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,11 @@ class Run:
 
 
 class Trainer:
-    """UnCoL on prepared cases: `for step in trainer.run(): ...`."""
+    """UnCoL on prepared cases: `for step in trainer.run(): ...`.
+
+    Between two steps everything that decides the rest of the run is in `state_dict`: on a CPU with
+    the same number of threads an interrupted run ends in the very weights of one that was not.
+    """
 
     def __init__(
         self,
@@ -111,60 +122,126 @@ class Trainer:
         self.generalist = generalist
         self.mode = mode
         self.device = device
+        self._done = 0  # steps of both stages
+        self._stage = 0  # not begun
+        self._prompted: dict[str, Any] | None = None  # what the generalist was last prompted by
 
     def run(self) -> Iterator[Step]:
-        """Train; yields after every step."""
-        yield from self._pretrain()
-        yield from self._finetune()
+        """Train to the end of the plan, from where the run is; yields after every step."""
+        first = self.plan.pretrain_steps
+        while self._done < self.plan.steps:
+            stage = 1 if self._done < first else 2
+            if self._stage != stage:
+                self._begin(stage)
+            try:
+                losses, trust = (
+                    self._pretrain(self._done) if stage == 1 else self._finetune(self._done - first)
+                )
+            except torch.OutOfMemoryError as error:
+                self._shrink(error)
+                continue
+            self._done += 1
+            yield Step(stage, self._done, losses.parts, trust)
 
-    def _pretrain(self) -> Iterator[Step]:
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs to go on; tensors are not copied."""
+        networks = (self.state.student, self.state.teacher, self.state.adapters)
+        return {
+            "done": self._done,
+            "stage": self._stage,
+            "networks": [network and network.state_dict() for network in networks],
+            "optimizer": self._optimizer.state_dict(),
+            "orders": [list(source.order) for source in self._sources],
+            "random": self._random_state(),
+            "prompted": self._prompted,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another trainer of the same run was.
+
+        Raises:
+            RuntimeError, KeyError, ValueError: it was another run.
+        """
+        self._begin(state["stage"])
+        if (
+            state["prompted"] is not None
+        ):  # the generalist's answers are many, what it was asked few
+            self.state.teacher.load_state_dict(state["prompted"]["teacher"])
+            self._set_random_state(state["prompted"]["random"])
+            self._prompt_generalist()
+        networks = (self.state.student, self.state.teacher, self.state.adapters)
+        for network, kept in zip(networks, state["networks"], strict=True):
+            if network is not None:
+                network.load_state_dict(kept)
+        self._optimizer.load_state_dict(state["optimizer"])
+        for source, order in zip(self._sources, state["orders"], strict=True):
+            source.order = list(order)
+        self._set_random_state(state["random"])
+        self._done = state["done"]
+
+    def _begin(self, stage: int) -> None:
+        self._stage = stage
+        self._optimizer = self._make_optimizer(stage)
+        self._sources = [self._source(self.labeled)]
+        self.state.student.train()
+        if stage == 2:
+            self._sources.append(self._source(self.unlabeled or self.labeled))
+            self.state.teacher.train(self.mode.teacher_trains)
+
+    def _shrink(self, error: torch.OutOfMemoryError) -> None:
+        """Go on with half the crops a step: a GPU is shared with requests and other programs.
+
+        Raises:
+            TrainingError: there is nothing left to halve.
+        """
+        if self.preset.batch <= SMALLEST_BATCH:
+            raise TrainingError(
+                f"The GPU's memory does not suffice for two crops of {self.preset.crop} voxels: "
+                f"{error}. Choose a smaller preset, or train with device cpu."
+            ) from error
+        self.preset = replace(self.preset, batch=max(SMALLEST_BATCH, self.preset.batch // 2))
+        logger.warning("GPU memory is short: going on with %s crops a step", self.preset.batch)
+        self._optimizer.zero_grad()
+        torch.cuda.empty_cache()
+
+    def _pretrain(self, step: int) -> tuple[Losses, dict[str, float]]:
         state, total = self.state, self.plan.pretrain_steps
-        source = self._source(self.labeled)
-        optimizer = self._optimizer(stage=1)
-        state.student.train()
-        for step in range(total):
-            self._set_rate(optimizer, step, total)
-            drawn = source.draw(self.preset.batch, semantic=True)
-            with fast_arithmetic(self.device):
-                losses = pretrain(
-                    state.student,
-                    state.adapters,
-                    _to(drawn.crops, self.device),
-                    self._mask(self.preset.batch),
-                    weight=schedules.distillation_weight(step, total),
-                    softmax_twice=self.mode.softmax_twice,
-                )
-            self._update(optimizer, losses)
-            self._follow(step + 1)
-            yield Step(1, step + 1, losses.parts, {})
+        self._set_rate(step, total)
+        drawn = self._sources[0].draw(self.preset.batch, semantic=True)
+        with fast_arithmetic(self.device):
+            losses = pretrain(
+                state.student,
+                state.adapters,
+                _to(drawn.crops, self.device),
+                self._mask(self.preset.batch),
+                weight=schedules.distillation_weight(step, total),
+                softmax_twice=self.mode.softmax_twice,
+            )
+        self._update(losses)
+        self._follow(step + 1)
+        return losses, {}  # no pseudo-labels yet
 
-    def _finetune(self) -> Iterator[Step]:
+    def _finetune(self, step: int) -> tuple[Losses, dict[str, float]]:
         state, total, half = self.state, self.plan.finetune_steps, max(1, self.preset.batch // 2)
-        annotated = self._source(self.labeled)
-        others = self._source(self.unlabeled or self.labeled)
-        optimizer = self._optimizer(stage=2)
-        if self.mode.teacher_trains:
-            state.teacher.train()
-        for step in range(total):
-            if step % self.plan.prompt_every == 0:
-                self._prompt_generalist()
-            self._set_rate(optimizer, step, total)
-            labeled = annotated.draw(half, semantic=False)
-            unlabeled = others.draw(half, semantic=False)
-            crops, trust = self._targets(unlabeled, step)
-            with fast_arithmetic(self.device):
-                losses = finetune(
-                    state.student,
-                    state.adapters,
-                    _to(labeled.crops, self.device),
-                    crops,
-                    self._mask(half),
-                )
-            self._update(optimizer, losses)
-            if not self.mode.freeze_teacher_in_stage2:
-                self._follow(self.plan.pretrain_steps + step + 1)
-            number = self.plan.pretrain_steps + step + 1
-            yield Step(2, number, losses.parts, trust)
+        if step % self.plan.prompt_every == 0:
+            self._prompt_generalist()
+        self._set_rate(step, total)
+        annotated, others = self._sources
+        labeled = annotated.draw(half, semantic=False)
+        unlabeled = others.draw(half, semantic=False)
+        crops, trust = self._targets(unlabeled, step)
+        with fast_arithmetic(self.device):
+            losses = finetune(
+                state.student,
+                state.adapters,
+                _to(labeled.crops, self.device),
+                crops,
+                self._mask(half),
+            )
+        self._update(losses)
+        if not self.mode.freeze_teacher_in_stage2:
+            self._follow(self.plan.pretrain_steps + step + 1)
+        return losses, trust
 
     def _source(self, cases: Sequence[TrainingCase]) -> CropSource:
         crop, patch = self.preset.crop, self.preset.spec.patch
@@ -177,7 +254,7 @@ class Trainer:
         mask = copy_paste_mask(batch, self.preset.crop, generator=self.state.generator)
         return mask.to(self.device)
 
-    def _optimizer(self, *, stage: int) -> torch.optim.Optimizer:
+    def _make_optimizer(self, stage: int) -> torch.optim.Optimizer:
         networks: list[nn.Module] = [self.state.student]
         if self.state.adapters is not None:
             networks.append(self.state.adapters)
@@ -190,16 +267,16 @@ class Trainer:
             return torch.optim.SGD(parameters, self._rate, momentum=0.9, weight_decay=decay)
         return torch.optim.AdamW(parameters, self._rate, weight_decay=decay)
 
-    def _set_rate(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
-        for group in optimizer.param_groups:
+    def _set_rate(self, step: int, total: int) -> None:
+        for group in self._optimizer.param_groups:
             group["lr"] = schedules.polynomial_rate(self._rate, step, total)
 
-    def _update(self, optimizer: torch.optim.Optimizer, losses: Losses) -> None:
-        optimizer.zero_grad()
+    def _update(self, losses: Losses) -> None:
+        self._optimizer.zero_grad()
         torch.autograd.backward(losses.total)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimizer.step()
+        self._optimizer.step()
 
     def _follow(self, step: int) -> None:
         update_teacher(
@@ -245,6 +322,8 @@ class Trainer:
         if self.generalist is None:
             return
         teacher = self.state.teacher
+        weights = {name: value.clone() for name, value in teacher.state_dict().items()}
+        self._prompted = {"teacher": weights, "random": self._random_state()}
         training = teacher.training
         teacher.eval()
         for case in self.unlabeled:
@@ -253,6 +332,23 @@ class Trainer:
             mask, classes = answer.probs.argmax(dim=0), answer.probs.shape[0]
             self.generalist.prompt(case, mask, classes, entropy(answer.probs, dim=0))
         teacher.train(training)
+
+    def _random_state(self) -> dict[str, Any]:
+        clicks = None if self.generalist is None else self.generalist.generator.bit_generator.state
+        return {
+            "crops": self.state.generator.get_state(),
+            "dropout": torch.get_rng_state(),
+            "dropout_gpu": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "clicks": json.dumps(clicks),
+        }
+
+    def _set_random_state(self, state: Mapping[str, Any]) -> None:
+        self.state.generator.set_state(state["crops"])
+        torch.set_rng_state(state["dropout"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state_all(state["dropout_gpu"])
+        if self.generalist is not None:
+            self.generalist.generator.bit_generator.state = json.loads(state["clicks"])
 
 
 def new_run(

@@ -80,22 +80,19 @@ class ProgressFile(Reporter):
         total = self._stats["total_epochs"]
         self._tell(f"step {step.number}/{total} stage {step.stage} {listed} ETA {left_s:.0f} s")
 
-    def done(self, outcome: Outcome, metric: float | None, note: str) -> None:
-        """Show the end of a round that published.
+    def done(self, outcome: Outcome) -> None:
+        """Show the end of a round.
 
         Args:
             outcome: what it gave.
-            metric: mean held-out Dice, or None if nothing is held out yet.
-            note: what the number is, for the annotator.
         """
         self._stats.update(
-            best_metric=metric or 0.0,
-            accuracy_note=note,
-            model_version=outcome.version,
-            dice=outcome.metrics,
+            model_version=outcome.served,
+            gate={"version": outcome.version, **outcome.verdict.model_dump()},
             left_out=outcome.left_out,
         )
-        self.finish(f"published version {outcome.version}")
+        did = "published" if outcome.verdict.published else "did not publish"
+        self.finish(f"{did} version {outcome.version}")
 
     def finish(self, text: str, *, error: str | None = None) -> None:
         """Write the last state; without it viewers would wait for ever."""

@@ -1,16 +1,20 @@
-"""A published version, loaded: what serving and scoring share."""
+"""A published version, loaded: what serving, scoring and judging share."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from uncol.data.scan import Volume
+from uncol.data.cases import Case
+from uncol.data.scan import Volume, read_scan
 from uncol.inference.outputs import Segmentation, segment, summary
 from uncol.networks.student import Student
 from uncol.training.calibrate import read_calibration
+from uncol.training.evaluate import dice_per_label
+from uncol.training.store import read_annotation
 from uncol.training.versions import Manifest, ModelStore
 from uncol.uncertainty.calibration import Calibration
 
@@ -48,6 +52,29 @@ class Published:
         """Return the object `uncol` of an answer's `params`."""
         labels, version = self.manifest.labels, self.manifest.version
         return summary(result, labels, self.calibration, version=version)
+
+
+def judge(
+    published: Published, cases: Sequence[Case], *, released: bool
+) -> dict[str, dict[str, float]]:
+    """Return Dice by case and label, in the scans' own grids, through the serving code.
+
+    Args:
+        published: the version, or one that may become one.
+        cases: annotated cases.
+        released: 0 for a label where either mask is empty (trap 9).
+
+    Raises:
+        ScanError, LabelError: a case cannot be read.
+    """
+    labels = published.manifest.labels
+    found = {}
+    for case in cases:
+        scan = read_scan(case.image, case=case.name)
+        truth = read_annotation(case, scan.grid, labels)
+        label = published.segment(scan).label
+        found[case.name] = dice_per_label(label, truth, labels, released=released)
+    return found
 
 
 def load_published(store: ModelStore, version: int, device: torch.device) -> Published:

@@ -31,6 +31,7 @@ class RoundSettings:
         seed: seed of networks, crops and clicks.
         step_scale: multiplies the planned steps.
         labeled_only: train although nothing is unlabeled.
+        cache_gb: most GiB on disk for what the generalized teacher saw.
     """
 
     labels: Mapping[str, int]
@@ -44,6 +45,7 @@ class RoundSettings:
     seed: int = 0
     step_scale: float = 1.0
     labeled_only: bool = False
+    cache_gb: int = 50
 
 
 class Reporter:

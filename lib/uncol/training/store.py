@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from uncol.data.cases import Case
-from uncol.data.frame import Space, as_tensor
+from uncol.data.frame import Frame, Space, as_tensor, make_frame
 from uncol.data.labels import IGNORE_VALUE, annotated_part, map_label
 from uncol.data.preprocess import prepare
-from uncol.data.scan import read_label, read_scan
+from uncol.data.scan import Grid, read_grid, read_label, read_scan
 from uncol.errors import LabelError, StorageError
 from uncol.types import Array
 
@@ -31,7 +31,7 @@ class TrainingCase:
         name: the datastore's image id.
         key: digest of the scan's bytes and its preprocessing.
         image: `(1, I, J, K)` float16, memory-mapped.
-        label: `(1, I, J, K)` uint8 with 255 for voxels not annotated, or None.
+        label: `(1, I, J, K)` uint8 with 255 for voxels not annotated, memory-mapped, or None.
         centers: foreground voxels `(n, 3)` of each label that occurs.
         spacing_mm: working voxel size.
         low: the image's minimum, which stands for everything outside the scan.
@@ -84,31 +84,61 @@ class CaseStore:
             LabelError: the label cannot be used.
             StorageError: the prepared scan cannot be written.
         """
-        scan = read_scan(case.image, case=case.name)
-        prepared = prepare(scan, self.space, self.modality)
+        frame = make_frame(read_grid(case.image, case=case.name), self.space)
         key = self._key(case)
         path = self.folder / f"{key}.npy"
         if not path.exists():
+            scan = read_scan(case.image, case=case.name)
+            prepared = prepare(scan, self.space, self.modality)
             _save(path, prepared.image.numpy().astype(np.float16))
         image = np.load(path, mmap_mode="r")
-        label = None
-        if case.label is not None:
-            volume = read_label(case.label, case=case.name)
-            if not volume.grid.matches(scan.grid):
-                raise LabelError(grid_mismatch(case.name, volume.grid.shape, scan.grid.shape))
-            mapped = map_label(volume.array, case.segments, self.labels, case=case.name)
-            mapped = annotated_part(mapped)
-            label = prepared.frame.to_working(as_tensor(mapped), nearest=True).numpy()
-        working = prepared.frame.working.spacing_mm
-        low = float(prepared.image.min())
+        label = self._label(case, key, frame)
         centers = _centers(label, self.labels)
-        return TrainingCase(case.name, key, image, label, centers, working, low)
+        spacing = frame.working.spacing_mm
+        return TrainingCase(case.name, key, image, label, centers, spacing, float(image.min()))
+
+    def _label(self, case: Case, key: str, frame: Frame) -> Array | None:
+        if case.label is None:
+            return None
+        mapped = read_annotation(case, frame.scan, self.labels)
+        made_of = f"{key} {hashlib.sha256(mapped.tobytes()).hexdigest()}"
+        path = self.folder / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.label.npy"
+        if not path.exists():
+            _save(path, frame.to_working(as_tensor(mapped), nearest=True).numpy())
+        label: Array = np.load(path, mmap_mode="r")
+        return label
 
     def _key(self, case: Case) -> str:
-        digest = hashlib.sha256(repr((self.space, self.modality)).encode())
-        with case.image.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-        return digest.hexdigest()[:32]
+        made_of = f"{(self.space, self.modality)!r} {file_digest(case.image)}"
+        return hashlib.sha256(made_of.encode()).hexdigest()[:32]
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_annotation(case: Case, grid: Grid, labels: Mapping[str, int]) -> Array:
+    """Read a case's label in the app's values.
+
+    Args:
+        case: an annotated case.
+        grid: its scan's grid.
+        labels: the app's labels.
+
+    Returns:
+        `(I, J, K)` uint8 in the scan's grid, 255 where it is not annotated.
+
+    Raises:
+        LabelError: it cannot be read, does not fit the scan, or has unknown values.
+    """
+    if case.label is None:
+        raise LabelError(f"Case '{case.name}' is not annotated.")
+    volume = read_label(case.label, case=case.name)
+    if not volume.grid.matches(grid):
+        raise LabelError(grid_mismatch(case.name, volume.grid.shape, grid.shape))
+    return annotated_part(map_label(volume.array, case.segments, labels, case=case.name))
 
 
 def grid_mismatch(case: str, label: tuple[int, ...], scan: tuple[int, ...]) -> str:

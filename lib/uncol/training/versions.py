@@ -3,14 +3,18 @@
 model_dir/uncol/versions/<n>/student.safetensors   weights
 model_dir/uncol/versions/<n>/manifest.json         how it was made
 model_dir/uncol/current                            the number of the served version
+model_dir/uncol/events.jsonl                       what was published, refused, rolled back, deleted
 model_dir/uncol/scores/<n>/                        what was found out about it after publishing
 """
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,12 +25,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
 from uncol.data.frame import Space
-from uncol.errors import StorageError, WeightsError
+from uncol.data.ledger import append_line
+from uncol.errors import RequestError, StorageError, WeightsError
 from uncol.networks.student import Student, StudentSpec
 from uncol.networks.weights import load_state
+from uncol.training.gate import Accuracy, Verdict
 
 WEIGHTS = "student.safetensors"
 MANIFEST = "manifest.json"
+EVENTS = "events.jsonl"
 
 
 class Manifest(BaseModel):
@@ -46,7 +53,10 @@ class Manifest(BaseModel):
         teacher: the generalized teacher's name.
         seed: seed of the run.
         cases: names by part: `labeled`, `unlabeled`, `held_out`, `left_out`.
-        metrics: Dice a label on held-out cases, or empty when none are held out.
+        digests: by case that was trained on or held out, of its prepared scan and its label file.
+        options: further options of the round, and what else decides the result.
+        accuracy: on held-out cases; None when none are held out.
+        gate: how it compared with the version that was served.
         packages: versions of what computed it.
         plan: the budget.
     """
@@ -66,7 +76,10 @@ class Manifest(BaseModel):
     teacher: str
     seed: int
     cases: dict[str, list[str]]
-    metrics: dict[str, float]
+    digests: dict[str, tuple[str, str]] = {}
+    options: dict[str, Any] = {}
+    accuracy: Accuracy | None = None
+    gate: Verdict | None = None
     packages: dict[str, str]
     plan: dict[str, int]
 
@@ -133,7 +146,7 @@ class ModelStore:
         return self.folder / "scores" / str(version)
 
     def publish(self, student: Student, manifest: Manifest) -> int:
-        """Write a new version and make it the current one.
+        """Write a new version, and make it the current one unless the gate refused it.
 
         The folder appears under its number by one rename, and `current` changes by another, so
         whoever reads at any moment sees a complete old or a complete new version.
@@ -146,7 +159,7 @@ class ModelStore:
         try:
             parent.mkdir(parents=True, exist_ok=True)
             with FileLock(str(self.folder / ".lock")):
-                version = max(self.versions(), default=0) + 1
+                version = max([*self.versions(), *self._deleted()], default=0) + 1
                 for left_over in parent.glob(".partial-*"):  # of a publisher that was killed
                     shutil.rmtree(left_over, ignore_errors=True)
                 partial.mkdir()
@@ -156,7 +169,10 @@ class ModelStore:
                 (partial / MANIFEST).write_text(made.model_dump_json(indent=2))
                 _flush(partial / WEIGHTS, partial / MANIFEST)
                 os.rename(partial, self._path(version))
-                self._make_current(version)
+                refused = manifest.gate is not None and not manifest.gate.published
+                if not refused:
+                    self._make_current(version)
+                self._note("refused" if refused else "published", version)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise StorageError(
@@ -164,6 +180,99 @@ class ModelStore:
                 "unchanged. Free some disk space and train again."
             ) from error
         return version
+
+    def check(self, version: int) -> None:
+        """Refuse a number that no complete version has.
+
+        Raises:
+            RequestError: it has none.
+        """
+        if version not in self.versions():
+            listed = ", ".join(map(str, self.versions())) or "none"
+            raise RequestError(f"There is no model version {version}; there are: {listed}.")
+
+    def rollback(self, version: int | None = None) -> int:
+        """Serve an earlier version again, or any complete one.
+
+        Args:
+            version: its number; without one, the latest that was published before the current.
+
+        Returns:
+            The version served from now on.
+
+        Raises:
+            RequestError: there is no such version, or none before.
+            WeightsError: it is damaged; the served version is unchanged.
+            StorageError: it could not be written.
+        """
+        with self._locked():
+            now = self.current()
+            if version is None:
+                before = [n for n in self.versions() if n < (now or 0) and self._served_once(n)]
+                if not before:
+                    raise RequestError(f"There is no version before {now} to go back to.")
+                version = before[-1]
+            self.check(version)
+            self.load(version)
+            self._make_current(version)
+            self._note("rollback", version)
+        return version
+
+    def gc(self, keep: int) -> list[int]:
+        """Delete old versions with all that was found out about them.
+
+        Args:
+            keep: how many of the newest stay, beside the served one.
+
+        Returns:
+            The deleted versions.
+
+        Raises:
+            StorageError: something could not be deleted.
+        """
+        with self._locked():
+            now, newest = self.current(), self.versions()
+            gone = [n for n in newest[: max(0, len(newest) - keep)] if n != now]
+            for version in gone:
+                self._note("deleted", version)
+                away = self._path(version).with_name(f".partial-gone-{version}")
+                os.rename(self._path(version), away)  # complete or not there, at any moment
+                shutil.rmtree(away, ignore_errors=True)
+                shutil.rmtree(self.sidecars(version), ignore_errors=True)
+        return gone
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return what happened, oldest first: `time`, `event`, `version`."""
+        try:
+            lines = (self.folder / EVENTS).read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in lines:
+            with contextlib.suppress(json.JSONDecodeError):  # a line that a kill cut short
+                found.append(json.loads(line))
+        return found
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(str(self.folder / ".lock")):
+                yield
+        except OSError as error:
+            raise StorageError(f"The models in {self.folder} cannot be changed: {error}") from error
+
+    def _served_once(self, version: int) -> bool:
+        gate = self.manifest(version).gate
+        return gate is None or gate.published
+
+    def _deleted(self) -> list[int]:
+        return [one["version"] for one in self.events() if one["event"] == "deleted"]
+
+    def _note(self, event: str, version: int) -> None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        line = json.dumps({"time": now, "event": event, "version": version})
+        append_line(self.folder / EVENTS, line)
 
     def _path(self, version: int) -> Path:
         return self.folder / "versions" / str(version)

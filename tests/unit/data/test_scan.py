@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from uncol.data.scan import Grid, file_extension, read_label, read_scan, write_volume
-from uncol.errors import LabelError, ScanError, StorageError
+from uncol.data.scan import Grid, file_extension, read_grid, read_label, read_scan, write_volume
+from uncol.errors import LabelError, ScanError, StorageError, UncolError
 
 OBLIQUE = np.array(
     [[0.9, -0.2, 0.1, -20.0], [0.2, 0.9, 0.3, 12.0], [-0.3, -0.2, 3.0, 55.0], [0, 0, 0, 1.0]]
@@ -230,3 +230,39 @@ def test_a_small_rotation_matters_at_the_far_corner_only():
 
 def test_another_shape_never_matches():
     assert not Grid((4, 4, 4), np.eye(4)).matches(Grid((4, 4, 5), np.eye(4)))
+
+
+@pytest.mark.parametrize("read", [read_scan, read_label, lambda path: read_grid(path, case="it")])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_a_header_that_promises_a_billion_voxels_is_refused_before_they_are_read(
+    tmp_path, read, ending
+):
+    path = tmp_path / f"bomb{ending}"
+    if ending.startswith(".nii"):
+        header = nib.Nifti1Header()
+        header.set_data_dtype(np.uint8)
+        header.set_data_shape((1000, 1000, 1000))
+        header["vox_offset"], header["magic"] = 352, b"n+1"
+        raw = header.binaryblock + bytes(4)
+        path.write_bytes(gzip.compress(raw + bytes(10**6)) if ending == ".nii.gz" else raw)
+    elif ending == ".nrrd":
+        path.write_bytes(
+            b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 1000 1000 1000\nencoding: gzip\n\n"
+            + gzip.compress(bytes(10**6))
+        )
+    else:
+        path.write_bytes(
+            b"ObjectType = Image\nNDims = 3\nDimSize = 1000 1000 1000\n"
+            b"ElementType = MET_UCHAR\nElementDataFile = LOCAL\n"
+        )
+    with pytest.raises(UncolError, match="1000 x 1000 x 1000 voxels"):
+        read(path)
+
+
+@pytest.mark.parametrize("spacing", [1e-6, 5e3])
+def test_voxels_that_no_scanner_makes_are_refused(tmp_path, spacing):
+    path = tmp_path / "odd.nii.gz"
+    affine = np.diag([spacing, 1.0, 1.0, 1.0])
+    nib.save(nib.Nifti1Image(np.random.rand(4, 4, 4), affine), path)
+    with pytest.raises(ScanError, match="true voxel size"):
+        read_scan(path)

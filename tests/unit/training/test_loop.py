@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from uncol.errors import TrainingError
 from uncol.training.loop import trust_shares
 
 
@@ -95,9 +96,9 @@ def test_the_rate_falls_to_nearly_nothing_in_each_stage(make_trainer, monkeypatc
     rates = []
     update = trainer._update
 
-    def listen(optimizer, losses):
-        rates.append(optimizer.param_groups[0]["lr"])
-        update(optimizer, losses)
+    def listen(losses):
+        rates.append(trainer._optimizer.param_groups[0]["lr"])
+        update(losses)
 
     monkeypatch.setattr(trainer, "_update", listen)
     list(trainer.run())
@@ -108,12 +109,12 @@ def test_the_rate_falls_to_nearly_nothing_in_each_stage(make_trainer, monkeypatc
 
 def test_gradients_are_clipped(make_trainer):
     trainer = make_trainer()
-    optimizer = trainer._optimizer(stage=1)
+    trainer._begin(1)
 
     class Steep:
         total = sum(p.sum() for p in trainer.state.student.parameters()) * 1e6
 
-    trainer._update(optimizer, Steep)
+    trainer._update(Steep)
     norm = torch.cat([p.grad.flatten() for p in trainer.state.student.parameters()]).norm()
     assert float(norm) == pytest.approx(5.0, rel=1e-3)
 
@@ -152,3 +153,34 @@ def test_trust_shares_are_shares():
         "trust_specialist": 0.0,
         "trust_any": 0.5,
     }
+
+
+def test_with_too_little_gpu_memory_it_goes_on_with_fewer_crops(
+    make_trainer, tiny_preset, monkeypatch
+):
+    from dataclasses import replace
+
+    trainer = make_trainer(preset=replace(tiny_preset(), batch=8), steps=(2, 2))
+    pretrain = trainer._pretrain
+    drawn = []
+
+    def short(step):
+        drawn.append(trainer.preset.batch)
+        if trainer.preset.batch > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return pretrain(step)
+
+    monkeypatch.setattr(trainer, "_pretrain", short)
+    assert [step.number for step in trainer.run()] == [1, 2, 3, 4]
+    assert drawn == [8, 4, 2, 2]
+
+
+def test_where_even_two_crops_are_too_much_the_remedy_is_told(make_trainer, monkeypatch):
+    trainer = make_trainer()
+
+    def never(_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer, "_pretrain", never)
+    with pytest.raises(TrainingError, match="device cpu"):
+        list(trainer.run())

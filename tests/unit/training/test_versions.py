@@ -4,10 +4,12 @@ import threading
 import pytest
 import torch
 
-from uncol.errors import StorageError, WeightsError
+from uncol.errors import RequestError, StorageError, WeightsError
 from uncol.networks.presets import PRESETS
 from uncol.networks.student import Student
 from uncol.training import versions
+from uncol.training.gate import Verdict, accuracy
+from uncol.training.report import list_versions, show_version
 from uncol.training.versions import Manifest, ModelStore, spec_to
 
 SPEC = PRESETS["tiny3d"].spec
@@ -27,7 +29,6 @@ def manifest() -> Manifest:
         teacher="none",
         seed=0,
         cases={},
-        metrics={},
         packages={},
         plan={},
     )
@@ -117,3 +118,83 @@ def test_a_reader_never_meets_half_a_version(tmp_path) -> None:
     reader.join()
     assert wrong == []
     assert store.current() == 9
+
+
+def refused(reason="worse"):
+    return manifest().model_copy(update={"gate": Verdict(published=False, reason=reason)})
+
+
+def test_a_refused_version_is_kept_and_not_served(tmp_path) -> None:
+    store = ModelStore(tmp_path)
+    store.publish(student(1), manifest())
+    assert store.publish(student(2), refused()) == 2
+    assert store.current() == 1
+    assert store.load(2)[1].gate.reason == "worse"
+    assert [one["event"] for one in store.events()] == ["published", "refused"]
+
+
+def test_one_can_go_back_and_forth(tmp_path) -> None:
+    store = ModelStore(tmp_path)
+    for number in (1, 2):
+        store.publish(student(number), manifest())
+    store.publish(student(3), refused())
+    store.publish(student(4), manifest())
+    assert store.rollback() == store.current() == 2  # 3 was never served
+    assert store.rollback() == store.current() == 1
+    with pytest.raises(RequestError, match="no version before 1"):
+        store.rollback()
+    assert store.rollback(3) == store.current() == 3  # whoever asks for it by its number
+    with pytest.raises(RequestError, match="there are: 1, 2, 3, 4"):
+        store.rollback(9)
+
+
+def test_going_back_to_a_damaged_version_changes_nothing(tmp_path) -> None:
+    store = ModelStore(tmp_path)
+    for number in (1, 2):
+        store.publish(student(number), manifest())
+    (tmp_path / "versions" / "1" / "student.safetensors").write_bytes(b"garbage")
+    with pytest.raises(WeightsError):
+        store.rollback(1)
+    assert store.current() == 2
+
+
+def test_old_versions_are_deleted_but_never_the_served_one_nor_a_number_used_twice(
+    tmp_path,
+) -> None:
+    store = ModelStore(tmp_path)
+    for number in range(1, 6):
+        store.publish(student(number), manifest())
+        store.sidecars(number).mkdir(parents=True)
+    store.rollback(2)
+    assert store.gc(keep=1) == [1, 3, 4]
+    assert store.versions() == [2, 5]
+    assert not store.sidecars(3).exists()
+    assert store.load(2)
+    store.rollback(2)
+    assert store.gc(keep=1) == []
+    assert store.publish(student(6), manifest()) == 6
+    assert list((tmp_path / "versions").glob(".partial*")) == []
+
+
+def test_what_is_told_of_versions(tmp_path) -> None:
+    store = ModelStore(tmp_path)
+    made = manifest().model_copy(
+        update={
+            "cases": {"labeled": ["a"], "unlabeled": [], "held_out": ["b"]},
+            "accuracy": accuracy({"b": {"a": 0.8}}, source="held_out"),
+        }
+    )
+    store.publish(student(1), made)
+    store.publish(
+        student(2),
+        made.model_copy(update={"gate": Verdict(published=False, reason="Not published: 0.7")}),
+    )
+    (tmp_path / "versions" / "3").mkdir()
+    first, second, third = list_versions(store)
+    assert first["served"]
+    assert first["dice"] == 0.8
+    assert second["gate"] == "Not published: 0.7"
+    assert "cannot be read" in third["error"]
+    assert show_version(store, 2)["events"][0]["event"] == "refused"
+    with pytest.raises(RequestError):
+        show_version(store, 9)

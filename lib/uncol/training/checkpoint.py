@@ -1,0 +1,82 @@
+"""Where a training run is, on disk, so that a killed one goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import time
+from pathlib import Path
+
+import torch
+
+from uncol.errors import StorageError
+from uncol.training.loop import Trainer
+
+EVERY_S = 20.0
+
+
+class Checkpoint:
+    """One file, replaced in one step; it belongs to one run, told by its key."""
+
+    def __init__(self, path: Path, key: str, *, every_s: float = EVERY_S) -> None:
+        """Open a checkpoint; the file need not exist.
+
+        Args:
+            path: the file.
+            key: digest of everything that decides the run's result.
+            every_s: seconds between two savings.
+        """
+        self.path = path
+        self.key = key
+        self.every_s = every_s
+        self._saved_at = time.monotonic()
+
+    def restore(self, trainer: Trainer) -> bool:
+        """Let a fresh trainer go on where the run was; False if nothing of this run is kept."""
+        try:
+            kept = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (FileNotFoundError, EOFError, RuntimeError, pickle.UnpicklingError):
+            return False
+        if kept.get("key") != self.key:
+            return False
+        trainer.load_state_dict(kept["trainer"])
+        return True
+
+    def keep(self, trainer: Trainer) -> None:
+        """Save if it is time.
+
+        Raises:
+            StorageError: it could not be written; the one before is unchanged.
+        """
+        if time.monotonic() - self._saved_at >= self.every_s:
+            self.save(trainer)
+            self._saved_at = time.monotonic()
+
+    def save(self, trainer: Trainer) -> None:
+        """Save now.
+
+        Raises:
+            StorageError: it could not be written; the one before is unchanged.
+        """
+        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as stream:
+                torch.save({"key": self.key, "trainer": trainer.state_dict()}, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(partial, self.path)
+        except (OSError, RuntimeError) as error:  # torch tells a full disk as RuntimeError
+            partial.unlink(missing_ok=True)
+            raise StorageError(
+                f"Could not write {self.path}: {error}. Free some disk space and press Train "
+                "again: the run goes on from its last checkpoint."
+            ) from error
+
+    def remove(self) -> None:
+        """Forget the run: it is over."""
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+            for left_over in self.path.parent.glob(f".{self.path.name}.*"):
+                left_over.unlink()

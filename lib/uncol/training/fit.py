@@ -1,0 +1,253 @@
+"""From a split pool to a student and the manifest that says how it was made."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from uncol.data.cases import Pool
+from uncol.data.frame import Space, choose_space, make_frame
+from uncol.data.scan import Grid, read_grid
+from uncol.errors import LabelError, ScanError, TrainingError
+from uncol.method.mode import MODES
+from uncol.networks.presets import Preset, choose_preset, fit_preset
+from uncol.networks.student import Student
+from uncol.training.checkpoint import Checkpoint
+from uncol.training.generalist import GIB, Generalist, open_generalist
+from uncol.training.loop import Trainer, new_run
+from uncol.training.plan import Plan, make_plan
+from uncol.training.settings import Reporter, RoundSettings
+from uncol.training.store import CaseStore, TrainingCase, annotated, file_digest, read_annotation
+from uncol.training.versions import Manifest, spec_to
+
+PACKAGES = ("torch", "monai", "monailabel", "numpy", "uncol")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained student that nobody has judged yet.
+
+    Attributes:
+        student: what would be deployed.
+        manifest: how it was made.
+        left_out: why each left-out unlabeled case was left out.
+        checkpoint: where the run was kept; to be removed once the student is safe.
+    """
+
+    student: Student
+    manifest: Manifest
+    left_out: dict[str, str]
+    checkpoint: Checkpoint
+
+
+def fit(pool: Pool, settings: RoundSettings, reporter: Reporter, runs: Path) -> Fitted:
+    """Train on a pool. The same run, killed before, goes on from its last checkpoint.
+
+    Args:
+        pool: what trains and what never does.
+        settings: what the run is made with.
+        reporter: hears how it goes.
+        runs: folder of the checkpoint.
+
+    Raises:
+        TrainingError: the pool cannot be trained on.
+        ScanError: an annotated case's scan cannot be used.
+        LabelError: annotations cannot be used; the message lists all such cases.
+        WeightsError: the generalized teacher cannot be loaded.
+        StorageError: something could not be written.
+    """
+    reporter.phase("reading scans")
+    grids, left_out = _grids(pool)
+    space = choose_space(list(grids.values()))
+    prepared = _prepare(pool, settings, space, left_out)
+    preset_name, preset = _preset(list(grids.values()), space, settings)
+    gpu = settings.device.type == "cuda"
+    plan = make_plan(
+        len(prepared.labeled), len(prepared.unlabeled), gpu=gpu, scale=settings.step_scale
+    )
+    reporter.planned(plan)
+    manifest = Manifest(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        labels=dict(settings.labels),
+        preset=preset_name,
+        spec=spec_to(preset.spec),
+        window=preset.crop,
+        axcodes=space.axcodes,
+        spacing_mm=space.spacing_mm,
+        modality=settings.modality,
+        mode=settings.mode,
+        teacher=settings.teacher,
+        seed=settings.seed,
+        cases={
+            "labeled": [case.name for case in prepared.labeled],
+            "unlabeled": [case.name for case in prepared.unlabeled],
+            "held_out": [case.name for case in pool.held_out],
+            "left_out": sorted(left_out),
+        },
+        digests=_digests(pool, prepared),
+        options={
+            "step_scale": settings.step_scale,
+            "labeled_only": settings.labeled_only,
+            "device": settings.device.type,
+            "threads": torch.get_num_threads(),
+            "cache_gb": settings.cache_gb,
+            "teacher_weights": str(settings.teacher_weights or ""),
+        },
+        packages={name: _version(name) for name in PACKAGES},
+        plan=asdict(plan),
+    )
+    checkpoint = Checkpoint(runs / "checkpoint.pt", _key(manifest))
+    student = _train(prepared, preset, plan, settings, reporter, checkpoint)
+    return Fitted(student, manifest, left_out, checkpoint)
+
+
+def _train(
+    prepared: _Prepared,
+    preset: Preset,
+    plan: Plan,
+    settings: RoundSettings,
+    reporter: Reporter,
+    checkpoint: Checkpoint,
+) -> Student:
+    generalist = _generalist(prepared, plan, settings, reporter)
+    run = new_run(
+        preset,
+        len(settings.labels) + 1,
+        generalist=generalist,
+        seed=settings.seed,
+        device=settings.device,
+    )
+    trainer = Trainer(
+        run,
+        preset,
+        plan,
+        labeled=prepared.labeled,
+        unlabeled=prepared.unlabeled,
+        generalist=generalist,
+        mode=MODES[settings.mode],
+        device=settings.device,
+    )
+    if checkpoint.restore(trainer):
+        reporter.phase("going on from the last checkpoint")
+    for step in trainer.run():
+        reporter.step(step)
+        checkpoint.keep(trainer)
+    checkpoint.save(trainer)  # what follows can be killed, too
+    return run.deployed(settings.mode)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    labeled: list[TrainingCase]
+    unlabeled: list[TrainingCase]
+
+
+def _grids(pool: Pool) -> tuple[dict[str, Grid], dict[str, str]]:
+    """Read all grids; unlabeled scans that cannot be read are left out with the reason."""
+    grids: dict[str, Grid] = {}
+    left_out: dict[str, str] = {}
+    for case in (*pool.labeled, *pool.held_out):
+        grids[case.name] = read_grid(case.image, case=case.name)
+    for case in pool.unlabeled:
+        try:
+            grids[case.name] = read_grid(case.image, case=case.name)
+        except ScanError as error:
+            left_out[case.name] = str(error)
+    return grids, left_out
+
+
+def _prepare(
+    pool: Pool, settings: RoundSettings, space: Space, left_out: dict[str, str]
+) -> _Prepared:
+    """Prepare all cases. A bad annotation stops the round: leaving it out would lose work."""
+    folder = settings.model_dir / "cache" / "prepared"
+    store = CaseStore(folder, space, modality=settings.modality, labels=settings.labels)
+    mistakes: list[str] = []
+    labeled, unlabeled = [], []
+    for case in pool.labeled:
+        try:
+            labeled.append(store.load(case))
+        except (LabelError, ScanError) as error:
+            mistakes.append(str(error))
+    for case in pool.held_out:
+        try:
+            read_annotation(case, read_grid(case.image, case=case.name), settings.labels)
+        except (LabelError, ScanError) as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise LabelError("\n".join(mistakes))
+    for case in pool.unlabeled:
+        if case.name in left_out:
+            continue
+        try:
+            unlabeled.append(store.load(case))
+        except ScanError as error:
+            left_out[case.name] = str(error)
+    return _Prepared(labeled, unlabeled)
+
+
+def _digests(pool: Pool, prepared: _Prepared) -> dict[str, tuple[str, str]]:
+    """Return what the round was made of: by case, of its prepared scan and its label file."""
+    keys = {case.name: case.key for case in (*prepared.labeled, *prepared.unlabeled)}
+    return {
+        case.name: (
+            keys.get(case.name) or file_digest(case.image),
+            file_digest(case.label) if case.label is not None else "",
+        )
+        for case in (*pool.labeled, *pool.held_out, *pool.unlabeled)
+        if case.name in keys or case.label is not None
+    }
+
+
+def _key(manifest: Manifest) -> str:
+    """Return a digest of all that decides a round's result."""
+    decisive = manifest.model_dump_json(exclude={"created", "accuracy", "gate", "version"})
+    return hashlib.sha256(decisive.encode()).hexdigest()
+
+
+def _preset(grids: list[Grid], space: Space, settings: RoundSettings) -> tuple[str, Preset]:
+    shapes = np.array([make_frame(grid, space).working.shape for grid in grids])
+    size_i, size_j, size_k = (int(size) for size in np.median(shapes, axis=0))
+    shape = (size_i, size_j, size_k)
+    name = choose_preset(settings.preset, shape=shape, gpu=settings.device.type == "cuda")
+    if name.endswith("3d") and shape[2] == 1:
+        raise TrainingError(
+            f"Preset {name} is for volumes, but the scans are single images. "
+            "Start the server with --conf preset auto or small2d."
+        )
+    return name, fit_preset(name, shape=shape, spacing_mm=space.spacing_mm)
+
+
+def _generalist(
+    prepared: _Prepared, plan: Plan, settings: RoundSettings, reporter: Reporter
+) -> Generalist | None:
+    reporter.phase("choosing the plane of the generalized teacher")
+    generalist = open_generalist(prepared.labeled, settings)
+    if generalist is None:
+        return None
+    classes = len(settings.labels) + 1
+    total = len(prepared.labeled) + len(prepared.unlabeled)
+    room = settings.cache_gb * GIB // total  # a case; more would only push others out of the cache
+    for done, case in enumerate((*prepared.labeled, *prepared.unlabeled), start=1):
+        reporter.phase(f"generalized teacher looks at case {done} of {total}")
+        slices = plan.labeled_slices if case.label is not None else plan.unlabeled_slices
+        fitting = max(1, room // generalist.view_bytes(case, slices, classes))
+        generalist.look(case, min(slices, fitting))
+        if case.label is not None:
+            label, _ = annotated(torch.from_numpy(case.label[0]))
+            generalist.prompt(case, label, classes, None)
+    generalist.cache.trim()
+    return generalist
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "source"

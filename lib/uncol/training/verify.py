@@ -1,0 +1,139 @@
+"""Is a version what its manifest says? Score it again, or train it again, and compare."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from uncol.data.cases import Case, Pool
+from uncol.errors import RequestError
+from uncol.method.mode import MODES
+from uncol.training.evaluate import mean_of
+from uncol.training.fit import fit
+from uncol.training.published import judge, load_published
+from uncol.training.settings import Reporter, RoundSettings
+from uncol.training.store import file_digest
+from uncol.training.versions import Manifest, ModelStore
+
+SAME_DICE = 1e-3  # other hardware and thread counts round differently
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a check of a version found.
+
+    Attributes:
+        changed: cases whose label is not the one of then, and no earlier version of it is either.
+        dice: by held-out case, mean Dice as published and as found now.
+        weights: largest difference of any weight after training again; None if not trained again.
+    """
+
+    changed: list[str]
+    dice: dict[str, tuple[float, float]]
+    weights: float | None
+
+    @property
+    def holds(self) -> bool:
+        """Say whether everything that was compared agrees."""
+        close = all(abs(then - now) <= SAME_DICE for then, now in self.dice.values())
+        return close and not self.changed and not self.weights
+
+
+def verify(
+    store: ModelStore,
+    version: int,
+    cases: Sequence[Case],
+    earlier: Mapping[str, Sequence[Path]],
+    settings: RoundSettings,
+    reporter: Reporter,
+    *,
+    retrain: bool,
+) -> Verification:
+    """Compare a version with its manifest.
+
+    Args:
+        store: where it is.
+        version: its number.
+        cases: the pool as it is now.
+        earlier: files of earlier labels by case, to go back to the ones of then.
+        settings: device, weights and folder; the rest is the manifest's.
+        reporter: hears how it goes.
+        retrain: also train it again. The weights agree to the last bit on the same kind of CPU with
+            the same packages and number of threads.
+
+    Raises:
+        RequestError: there is no such version, or a case of then is gone.
+        WeightsError: its files are damaged.
+    """
+    store.check(version)
+    published = load_published(store, version, settings.device)
+    manifest = published.manifest
+    pool, changed = _pool_of_then(manifest, cases, earlier)
+    dice = {}
+    if manifest.accuracy is not None:
+        released = MODES[manifest.mode].empty_scores_zero
+        found = judge(published, pool.held_out, released=released)
+        then = manifest.accuracy.per_case
+        dice = {name: (then[name], mean_of(found[name])) for name in found if name in then}
+    weights = None
+    if retrain:
+        with tempfile.TemporaryDirectory() as runs:
+            again = fit(pool, _settings_of_then(manifest, settings), reporter, Path(runs))
+        new, old = again.student.state_dict(), published.student.state_dict()
+        weights = max(float((new[k].double() - old[k].double()).abs().max()) for k in old)
+    return Verification(changed, dice, weights)
+
+
+def _pool_of_then(
+    manifest: Manifest, cases: Sequence[Case], earlier: Mapping[str, Sequence[Path]]
+) -> tuple[Pool, list[str]]:
+    now = {case.name: case for case in cases}
+    parts: dict[str, tuple[Case, ...]] = {}
+    changed = []
+    for part in ("labeled", "unlabeled", "held_out"):
+        missing = [name for name in manifest.cases[part] if name not in now]
+        if missing:
+            raise RequestError(
+                f"Version {manifest.version} was made with cases that are gone: "
+                f"{', '.join(missing)}. Put their scans back to verify it."
+            )
+        found = []
+        for name in manifest.cases[part]:
+            case: Case | None = now[name]
+            if name in manifest.digests:
+                case = _with_label(now[name], manifest.digests[name][1], earlier.get(name, ()))
+            if case is None:
+                changed.append(name)
+                case = now[name]
+            found.append(case)
+        parts[part] = tuple(found)
+    return Pool(parts["labeled"], parts["unlabeled"], parts["held_out"]), changed
+
+
+def _with_label(case: Case, digest: str, earlier: Sequence[Path]) -> Case | None:
+    """Return a case with the label of a digest, none for an empty one; None if it is not found."""
+    if not digest:
+        return replace(case, label=None)
+    for path in (*([case.label] if case.label else []), *earlier):
+        if file_digest(path) == digest:
+            return replace(case, label=path)
+    return None
+
+
+def _settings_of_then(manifest: Manifest, settings: RoundSettings) -> RoundSettings:
+    torch.set_num_threads(manifest.options.get("threads", torch.get_num_threads()))
+    return replace(
+        settings,
+        labels=manifest.labels,
+        preset=manifest.preset,
+        teacher=manifest.teacher,
+        mode=manifest.mode,
+        modality=manifest.modality,
+        seed=manifest.seed,
+        step_scale=manifest.options.get("step_scale", 1.0),
+        labeled_only=manifest.options.get("labeled_only", False),
+    )

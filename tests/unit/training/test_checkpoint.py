@@ -1,0 +1,93 @@
+import pytest
+import torch
+
+from uncol.errors import StorageError
+from uncol.training.checkpoint import Checkpoint
+
+STEPS = (3, 6)
+
+
+def weights(network):
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+@pytest.fixture
+def fresh(make_trainer, stub_teacher, make_generalist):
+    """Makes the same run anew, as another process would."""
+
+    def make():
+        generalist = make_generalist(stub_teacher(3))
+        return make_trainer(
+            generalist=generalist, steps=STEPS, prompt_every=3, labels=2, mode="intended"
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("killed_after", range(1, sum(STEPS)))
+def test_an_interrupted_run_ends_in_the_same_weights(fresh, tmp_path, killed_after):
+    whole = fresh()
+    told = [(step.number, step.losses) for step in whole.run()]
+
+    first = fresh()
+    checkpoint = Checkpoint(tmp_path / "c.pt", "key")
+    for step in first.run():
+        if step.number == killed_after:
+            checkpoint.save(first)
+            break
+    torch.manual_seed(99)  # another process has another past
+    second = fresh()
+    assert Checkpoint(tmp_path / "c.pt", "key").restore(second)
+    rest = [(step.number, step.losses) for step in second.run()]
+    assert rest == told[killed_after:]
+    for network in ("student", "teacher", "adapters"):
+        assert torch.equal(
+            weights(getattr(second.state, network)), weights(getattr(whole.state, network))
+        )
+
+
+def test_another_run_s_checkpoint_is_not_taken(fresh, tmp_path):
+    trainer = fresh()
+    next(trainer.run())
+    Checkpoint(tmp_path / "c.pt", "one").save(trainer)
+    assert not Checkpoint(tmp_path / "c.pt", "other").restore(fresh())
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", None])
+def test_a_damaged_checkpoint_means_a_new_start(fresh, tmp_path, damage):
+    path = tmp_path / "c.pt"
+    trainer = fresh()
+    next(trainer.run())
+    Checkpoint(path, "key").save(trainer)
+    path.write_bytes(path.read_bytes()[:-500] if damage is None else damage)
+    assert not Checkpoint(path, "key").restore(fresh())
+
+
+def test_it_is_written_now_and_then_and_removed_at_the_end(fresh, tmp_path):
+    path = tmp_path / "runs" / "c.pt"
+    trainer = fresh()
+    next(trainer.run())
+    Checkpoint(path, "key", every_s=60).keep(trainer)
+    assert not path.exists()
+    checkpoint = Checkpoint(path, "key", every_s=0)
+    checkpoint.keep(trainer)
+    assert path.exists()
+    checkpoint.remove()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_one_before(fresh, tmp_path, monkeypatch):
+    path = tmp_path / "c.pt"
+    trainer = fresh()
+    next(trainer.run())
+    Checkpoint(path, "key").save(trainer)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("uncol.training.checkpoint.os.fsync", full)
+    with pytest.raises(StorageError, match="last checkpoint"):
+        Checkpoint(path, "key").save(trainer)
+    assert path.read_bytes() == before
+    assert not list(tmp_path.glob(".c.pt*"))

@@ -1,0 +1,115 @@
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from uncol.data.cases import Case, decide
+from uncol.training.accuracy import shown_accuracy
+from uncol.training.calibrate import Evidence
+from uncol.training.round import train_round
+from uncol.training.settings import Reporter, RoundSettings
+from uncol.training.versions import ModelStore, write_json
+
+SHAPE = (24, 24, 16)
+
+
+def write(path, array):
+    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+    return path
+
+
+def a_case(folder, number, *, wrong=False, annotated=True):
+    axes = np.meshgrid(*map(np.arange, SHAPE), indexing="ij")
+    center = (9 + number % 5, 10, 8)
+    label = (sum((a - c) ** 2 for a, c in zip(axes, center, strict=True)) < 25).astype(np.uint8)
+    scan = (label * 4 + np.random.default_rng(number).normal(size=SHAPE)).astype(np.float32)
+    image = write(folder / f"c{number:02d}.nii.gz", scan)
+    drawn = np.roll(label, 12, axis=0) if wrong else label
+    path = write(folder / f"c{number:02d}_{wrong}.nii.gz", drawn)
+    return Case(f"c{number:02d}", image, path if annotated else None)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return RoundSettings(
+        labels={"ball": 1},
+        preset="tiny3d",
+        teacher="none",
+        teacher_weights=None,
+        mode="intended",
+        modality="mr",
+        model_dir=tmp_path / "model",
+        device=torch.device("cpu"),
+        step_scale=0.2,
+    )
+
+
+@pytest.mark.slow
+def test_a_round_with_wrong_labels_does_not_replace_the_served_student(tmp_path, settings):
+    pool = [a_case(tmp_path, n, annotated=n < 12) for n in range(14)]
+    store = ModelStore(settings.model_dir / "uncol")
+    first = train_round(pool, settings, Reporter())
+    assert first.verdict.published
+    assert first.served == first.version == 1
+    before = shown_accuracy(store)
+    assert before.source == "held_out"
+    assert before.dice > 0.5
+    held_out = set(store.manifest(1).cases["held_out"])
+    assert len(held_out) == 2
+
+    wrong = [
+        a_case(tmp_path, n, wrong=c.name not in held_out, annotated=n < 12)
+        for n, c in enumerate(pool)
+    ]
+    second = train_round(wrong, replace(settings, seed=1), Reporter())
+    assert not second.verdict.published
+    assert second.verdict.cases == 2
+    assert second.served == store.current() == 1
+    assert second.version == 2
+    refused = store.manifest(2)
+    assert refused.gate == second.verdict
+    assert refused.accuracy.dice < before.dice
+    assert set(refused.cases["held_out"]) == held_out
+    assert shown_accuracy(store) == before  # of what is served
+
+
+def test_below_ten_labels_every_round_is_published_and_says_why(tmp_path, settings):
+    pool = [a_case(tmp_path, n, annotated=n < 4) for n in range(6)]
+    quick = replace(settings, step_scale=0.02)
+    store = ModelStore(settings.model_dir / "uncol")
+    assert shown_accuracy(store) is None
+    train_round(pool, quick, Reporter())
+    again = train_round(pool, quick, Reporter())
+    assert again.version == again.served == 2
+    assert "below 10 labeled cases" in again.verdict.reason
+    assert shown_accuracy(store) is None
+
+    folder = store.sidecars(2)  # as the background calibration leaves it
+    write_json(folder / "calibration.json", {"source": "cross_fit", "cases": 2})
+    for name, dice in (("c00", 0.8), ("c01", 0.6)):
+        one = Evidence(case=name, confidence={"ball": 0.5}, dice={"ball": dice}, doubt=None)
+        with (folder / "evidence.jsonl").open("a") as stream:
+            stream.write(one.model_dump_json() + "\n")
+    shown = shown_accuracy(store)
+    assert shown.dice == pytest.approx(0.7)
+    assert "cross-validation over 2 cases" in shown.text
+
+
+def test_a_version_for_other_labels_is_not_compared(tmp_path, settings):
+    pool = [a_case(tmp_path, n, annotated=n < 12) for n in range(14)]
+    quick = replace(settings, step_scale=0.02)
+    train_round(pool, quick, Reporter())
+    renamed = replace(quick, labels={"sphere": 1})
+    outcome = train_round(pool, renamed, Reporter())
+    assert outcome.verdict.published
+    assert "other labels" in outcome.verdict.reason
+
+
+def test_held_out_cases_are_the_decided_ones(tmp_path, settings):
+    pool = [a_case(tmp_path, n, annotated=n < 12) for n in range(14)]
+    train_round(pool, replace(settings, step_scale=0.02), Reporter())
+    sides = decide([c.name for c in pool[:12]], {})
+    held_out = ModelStore(settings.model_dir / "uncol").manifest(1).cases["held_out"]
+    assert set(held_out) == {name for name, side in sides.items() if side == "held_out"}

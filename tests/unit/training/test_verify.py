@@ -1,0 +1,82 @@
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from uncol.data.cases import Case
+from uncol.errors import RequestError
+from uncol.training.round import train_round
+from uncol.training.settings import Reporter, RoundSettings
+from uncol.training.verify import verify
+from uncol.training.versions import ModelStore
+
+SHAPE = (24, 24, 16)
+
+
+def write(path, array):
+    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A version of twelve labels, two of them held out, and its pool."""
+    folder = tmp_path_factory.mktemp("verify")
+    axes = np.meshgrid(*map(np.arange, SHAPE), indexing="ij")
+    cases = []
+    for number in range(14):
+        center = (9 + number % 5, 10, 8)
+        label = sum((a - c) ** 2 for a, c in zip(axes, center, strict=True)) < 25
+        scan = label * 2 + np.random.default_rng(number).normal(size=SHAPE)
+        image = write(folder / f"c{number}.nii.gz", scan.astype(np.float32))
+        drawn = write(folder / f"c{number}_label.nii.gz", label.astype(np.uint8))
+        cases.append(Case(f"c{number}", image, drawn if number < 12 else None))
+    settings = RoundSettings(
+        labels={"ball": 1},
+        preset="tiny3d",
+        teacher="none",
+        teacher_weights=None,
+        mode="intended",
+        modality="mr",
+        model_dir=folder / "model",
+        device=torch.device("cpu"),
+        step_scale=0.02,
+    )
+    train_round(cases, settings, Reporter())
+    return ModelStore(folder / "model" / "uncol"), cases, settings
+
+
+def check(made, cases=None, *, earlier=None, retrain=False):
+    store, pool, settings = made
+    return verify(store, 1, cases or pool, earlier or {}, settings, Reporter(), retrain=retrain)
+
+
+def test_a_version_is_what_its_manifest_says_to_the_last_bit(made):
+    found = check(made, retrain=True)
+    assert found.holds
+    assert len(found.dice) == 2
+    assert found.weights == 0
+
+
+def test_a_label_that_came_later_does_not_matter(made, tmp_path):
+    _, cases, _ = made
+    later = Case("c13", cases[13].image, cases[12 - 1].label)
+    assert check(made, [*cases[:13], later], retrain=True).weights == 0
+
+
+def test_a_changed_label_is_found_and_the_one_of_then_taken(made, tmp_path):
+    store, cases, _ = made
+    name = store.manifest(1).cases["held_out"][0]
+    changed = write(tmp_path / "new.nii.gz", np.ones(SHAPE, np.uint8))
+    pool = [Case(c.name, c.image, changed) if c.name == name else c for c in cases]
+    found = check(made, pool)
+    assert found.changed == [name]
+    assert not found.holds
+    (old,) = [c.label for c in cases if c.name == name]
+    assert check(made, pool, earlier={name: [old]}).holds
+
+
+def test_a_case_that_is_gone_is_named(made):
+    _, cases, _ = made
+    with pytest.raises(RequestError, match=r"gone: .*c0"):
+        check(made, cases[1:])
