@@ -11,22 +11,31 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from uncol.demo.run import run_demo
 from uncol.demo.serve import serve_pacs as run_serve_pacs
 from uncol.errors import UncolError
 from uncol.experiments.pool import open_pool
+from uncol.experiments.rounds import Rounds, play
 from uncol.experiments.simulate import Simulation
 from uncol.experiments.simulate import simulate as run_simulation
 from uncol.experiments.uncertainty import Setup, measure, write_report
 from uncol.networks.teachers import medsam, sam_med3d
 from uncol.networks.weights import fetch
 from uncol.settings import Settings, parse_settings
+from uncol.tasks.datastore import UncolDatastore, cases_of
+from uncol.tasks.scoring import LogReporter
 from uncol.tasks.train import round_settings
+from uncol.training.report import list_versions, show_version
+from uncol.training.verify import verify
+from uncol.training.versions import ModelStore
 
 app = typer.Typer(
     help="UnCoL for MONAI Label.", no_args_is_help=True, pretty_exceptions_enable=False
 )
+models = typer.Typer(help="Versions of the student.", no_args_is_help=True)
+app.add_typer(models, name="models")
 weights = typer.Typer(help="Weights of generalized teachers.", no_args_is_help=True)
 app.add_typer(weights, name="weights")
 benchmark = typer.Typer(help="Measure what the product is worth.", no_args_is_help=True)
@@ -37,7 +46,8 @@ STUDIES = typer.Option(help="folder with images/ and labels/ of the same file na
 LABELS = typer.Option(help='names of the label values 1, 2, ...: "a,b"')
 
 
-MODEL_DIR = Settings().model_dir
+MODEL_DIR = typer.Option(help="the app's model_dir")
+DEFAULT_MODEL_DIR = Settings().model_dir
 
 
 class Fetchable(StrEnum):
@@ -136,10 +146,117 @@ def benchmark_uncertainty(
         write_report(report, out)
 
 
+@benchmark.command("rounds")
+def benchmark_rounds(
+    studies: Annotated[Path, STUDIES],
+    labels: Annotated[str, LABELS],
+    out: Annotated[Path, typer.Option(help="JSON lines, one a round")],
+    rounds: Annotated[int, typer.Option()] = 5,
+    step: Annotated[int, typer.Option(help="newly labeled cases a round")] = 10,
+    wrong_round: Annotated[int, typer.Option(help="its labels are 30 % wrong; 0 for none")] = 3,
+    unlabeled: Annotated[int, typer.Option(help="further cases, never labeled")] = 20,
+    test: Annotated[int, typer.Option(help="truly unseen cases")] = TEST,
+    seed: Annotated[int, typer.Option()] = 0,
+    preset: Annotated[str, typer.Option()] = "auto",
+    teacher: Annotated[str, typer.Option()] = "litemedsam",
+    step_scale: Annotated[float, typer.Option(help="multiplies the planned steps")] = 1.0,
+) -> None:
+    """Play rounds with wrong labels in one, beside MONAI Label's own training."""
+    settings, _ = parse_settings({"labels": labels, "preset": preset, "teacher": teacher})
+    play(
+        Rounds(
+            pool=open_pool(studies, labels),
+            rounds=rounds,
+            step=step,
+            wrong_round=wrong_round,
+            unlabeled=unlabeled,
+            test=test,
+            seed=seed,
+            settings=replace(round_settings(settings, None), step_scale=step_scale),
+            out=out,
+        ),
+        Console(),
+    )
+
+
+@models.command("list")
+def models_list(model_dir: Annotated[Path, MODEL_DIR] = DEFAULT_MODEL_DIR) -> None:
+    """List versions, the refused ones too."""
+    table = Table("version", "", "made", "labeled", "held out", "Dice (95 %)", "gate")
+    for line in list_versions(ModelStore(model_dir / "uncol")):
+        interval = line.get("interval")
+        dice = "" if line.get("dice") is None else f"{line['dice']:.3f}"
+        if interval:
+            dice += f" ({interval[0]:.3f} to {interval[1]:.3f})"
+        table.add_row(
+            str(line["version"]),
+            "served" if line["served"] else "",
+            str(line.get("created", "")),
+            str(line.get("labeled", "")),
+            str(line.get("held_out", "")),
+            dice,
+            str(line.get("error") or line["gate"]),
+        )
+    Console().print(table)
+
+
+@models.command("show")
+def models_show(version: int, model_dir: Annotated[Path, MODEL_DIR] = DEFAULT_MODEL_DIR) -> None:
+    """Tell all that is known of a version, as JSON."""
+    Console().print_json(data=show_version(ModelStore(model_dir / "uncol"), version))
+
+
+@models.command("rollback")
+def models_rollback(
+    version: Annotated[int | None, typer.Argument(help="the one before, if not given")] = None,
+    model_dir: Annotated[Path, MODEL_DIR] = DEFAULT_MODEL_DIR,
+) -> None:
+    """Serve an earlier version again; a running server takes it up at the next request."""
+    print(f"Version {ModelStore(model_dir / 'uncol').rollback(version)} is served.")
+
+
+@models.command("gc")
+def models_gc(
+    keep: Annotated[int, typer.Option(min=1, help="newest versions that stay")] = 5,
+    model_dir: Annotated[Path, MODEL_DIR] = DEFAULT_MODEL_DIR,
+) -> None:
+    """Delete old versions; the served one stays."""
+    gone = ModelStore(model_dir / "uncol").gc(keep)
+    print(f"Deleted: {', '.join(map(str, gone)) or 'none'}.")
+
+
+@models.command("verify")
+def models_verify(
+    version: int,
+    studies: Annotated[Path, typer.Option(help="the server's studies folder")],
+    retrain: Annotated[bool, typer.Option("--retrain", help="also train it again")] = False,
+    model_dir: Annotated[Path, MODEL_DIR] = DEFAULT_MODEL_DIR,
+) -> None:
+    """Score a version again on its held-out cases, with the labels of then, and compare."""
+    store = ModelStore(model_dir / "uncol")
+    manifest = store.manifest(version)
+    pool = UncolDatastore(str(studies), labels=manifest.labels, read_only=True)
+    cases = cases_of(pool)
+    earlier = {case.name: [kept.path for kept in pool.history.of(case.name)] for case in cases}
+    settings = round_settings(Settings(labels=manifest.labels, model_dir=model_dir), None)
+    found = verify(store, version, cases, earlier, settings, LogReporter(), retrain=retrain)
+    for name, (then, now) in found.dice.items():
+        print(f"{name}: Dice {then:.4f} as published, {now:.4f} now")
+    for name in found.changed:
+        print(f"{name}: its label of then is gone")
+    if found.weights is not None:
+        print(f"Trained again: weights differ by at most {found.weights:g}")
+    if not (found.dice or found.changed or found.weights is not None):
+        print("Nothing is held out; --retrain compares the weights.")
+    if not found.holds:
+        raise typer.Exit(1)
+    print(f"Version {version} is what its manifest says.")
+
+
 @weights.command("fetch")
 def weights_fetch(
     teacher: Fetchable,
-    model_dir: Annotated[Path, typer.Option(help="the app's model_dir")] = MODEL_DIR,
+    model_dir: Annotated[Path, MODEL_DIR] = DEFAULT_MODEL_DIR,
 ) -> None:
     """Download a generalized teacher's weights; an interrupted download resumes."""
     print(fetch(DOWNLOADS[teacher], model_dir / "weights"))

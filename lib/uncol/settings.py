@@ -28,7 +28,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "modality": get_args(Modality),
     "pacs_results": get_args(PacsResults),
 }
-KNOWN = ("labels", *CHOICES, "teacher_weights", "model_dir")
+NUMBERS = {"max_upload_mb": (1, 2**20), "cache_gb": (1, 2**20)}  # least and most
+KNOWN = ("labels", *CHOICES, *NUMBERS, "teacher_weights", "model_dir")
 # what MONAI Label's own apps take and their users pass from habit
 HABITS = frozenset(
     {
@@ -54,6 +55,8 @@ class Settings(BaseModel):
         pacs_results: when the student's label and map are stored in the PACS: when a request asks
             for it, or also whenever a case has been scored.
         model_dir: where versions, caches and downloaded weights are kept.
+        max_upload_mb: most MiB of one upload.
+        cache_gb: most GiB on disk for what training prepares and can make again.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -66,6 +69,8 @@ class Settings(BaseModel):
     modality: Modality = "auto"
     pacs_results: PacsResults = "asked"
     model_dir: Path = REPOSITORY / "model"
+    max_upload_mb: int = 2048
+    cache_gb: int = 50
 
 
 def parse_settings(conf: Mapping[str, str]) -> tuple[Settings, list[str]]:
@@ -86,12 +91,9 @@ def parse_settings(conf: Mapping[str, str]) -> tuple[Settings, list[str]]:
         f"--conf {key}: accepted, but does nothing in this app."
         for key in sorted(set(conf) & HABITS - {"server_mode"})
     ]
-    values: dict[str, object] = {}
-    for key, allowed in CHOICES.items():
-        if key in conf:
-            values[key] = conf[key]
-            if conf[key] not in allowed:
-                mistakes.append(f"{key}: '{conf[key]}' is not one of {', '.join(allowed)}.")
+    values: dict[str, object] = {key: conf[key] for key in (*CHOICES, *NUMBERS) if key in conf}
+    mistakes += [_not_allowed(key, str(value)) for key, value in values.items()]
+    mistakes = [mistake for mistake in mistakes if mistake]
     if "labels" in conf:
         try:
             values["labels"] = _labels(conf["labels"])
@@ -118,6 +120,16 @@ def _unknown(key: str) -> str:
     near = difflib.get_close_matches(key, KNOWN, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(KNOWN)}."
     return f"{key}: unknown setting; {hint}"
+
+
+def _not_allowed(key: str, value: str) -> str:
+    if key in CHOICES:
+        allowed = CHOICES[key]
+        return "" if value in allowed else f"{key}: '{value}' is not one of {', '.join(allowed)}."
+    least, most = NUMBERS[key]
+    if value.isdecimal() and least <= int(value) <= most:
+        return ""
+    return f"{key}: '{value}' is not a whole number from {least} to {most}."
 
 
 def _labels(text: str) -> dict[str, int]:

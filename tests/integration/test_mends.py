@@ -60,7 +60,7 @@ def test_upstream_segments_are_still_named_by_their_place() -> None:
 def test_ohif_in_the_wheel_still_needs_its_mends() -> None:
     from monailabel.endpoints import ohif
 
-    from uncol.tasks.mends import OHIF_MENDS
+    from uncol.tasks.ohif import OHIF_MENDS
 
     bundles = (Path(ohif.__file__).parent / "static" / "ohif").glob("*.js")
     texts = [bundle.read_text(encoding="utf-8") for bundle in bundles]

@@ -22,7 +22,7 @@ from monailabel.utils.async_tasks.utils import stop_background_task
 
 from uncol import __version__
 from uncol.data.scan import read_label, read_map
-from uncol.errors import RequestError, ScanError
+from uncol.errors import RequestError, ScanError, UncolError
 from uncol.selection.queue import Queue
 from uncol.settings import parse_settings
 from uncol.tasks.caretaker import MAP_TAG, Caretaker
@@ -31,6 +31,7 @@ from uncol.tasks.datastore import UncolDatastore
 from uncol.tasks.infer import student_tasks
 from uncol.tasks.mends import mend_server
 from uncol.tasks.pacs import PacsDatastore
+from uncol.tasks.pending import PendingTraining, under_way
 from uncol.tasks.prompt import PromptTask
 from uncol.tasks.results import truth
 from uncol.tasks.scoring import DiceScoring, UncolScoring
@@ -59,6 +60,7 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         self.models = ModelStore(self.uncol.model_dir / "uncol")
         self.served = ServedStudent(self.models, self.uncol.labels)
         self.queue = Queue(self.models, self.uncol.teacher)
+        self.pending = PendingTraining(self.models.folder)
         super().__init__(
             app_dir,
             studies,
@@ -114,6 +116,11 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         Raises:
             RequestError: the image is neither a case nor an upload.
         """
+        model = request.get("model")
+        if not isinstance(model, str) or model not in self._infers:
+            raise RequestError(
+                f"There is no model {str(model)[:80]!r}; choose one of {', '.join(self._infers)}."
+            )
         store = datastore or self.datastore()
         image = request.get("image")
         self._check_image(image, store)
@@ -148,7 +155,7 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
             RequestError: there is no such strategy.
         """
         name = request.get("strategy")
-        if name and name not in self._strategies:
+        if name and (not isinstance(name, str) or name not in self._strategies):
             raise RequestError(
                 f"There is no strategy '{name}'; choose one of {', '.join(self._strategies)}."
             )
@@ -176,6 +183,21 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         trainer.check(request, self.datastore())
         with contextlib.suppress(psutil.NoSuchProcess):  # it may end just now
             stop_background_task("scoring")  # it would judge a model that is about to be replaced
+
+    def go_on_training(self) -> None:
+        """Start the training again that was under way when the server died, if there was one."""
+        with self.pending.accepting:
+            options = self.pending.left()
+            if options is None or under_way():  # somebody has pressed Train meanwhile
+                return
+            try:
+                self.check_training("uncol", options)
+            except UncolError as error:
+                logger.warning("The training before the restart is not resumed: %s", error)
+                self.pending.over()
+                return
+            logger.info("Going on with the training that was under way before the restart")
+            self.async_training("uncol", {"uncol": options})
 
     def on_init_complete(self) -> None:
         """Mend the server and start its timers."""

@@ -38,6 +38,9 @@ class Host(Protocol):
     def async_scoring(self, method: str) -> object:
         """Start a scoring child."""
 
+    def go_on_training(self) -> None:
+        """Start the training again that was under way when the server died, if there was one."""
+
 
 class Caretaker:
     """Keeps order, maps and scores up to date, so that no request waits for them.
@@ -73,6 +76,7 @@ class Caretaker:
 
     def _run(self) -> None:
         time.sleep(FIRST_AFTER_S)
+        self._host.go_on_training()
         while True:
             try:
                 self.tend()

@@ -31,6 +31,7 @@ from uncol.data.labels import MARKS, map_label, segment_values
 from uncol.data.scan import Volume, file_extension, read_grid, read_label, read_scan, write_volume
 from uncol.data.segnrrd import read_seg_nrrd
 from uncol.errors import LabelError, RequestError, StorageError, UncolError
+from uncol.tasks.history import History
 from uncol.training.store import grid_mismatch
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         self._labels = labels
         self._guard = threading.RLock()
         self._frozen = bool(options.get("read_only"))
+        self.history = History(Path(folder))
         super().__init__(folder, **options)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
@@ -98,12 +100,15 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
             else:
                 shutil.copyfile(label_filename, partial)
             with self._guard, FileLock(self._lock_file):
-                self._replace(image_id, label_tag, partial, target)
+                before = self._remember(image_id, label_tag)
+                os.replace(partial, target)
                 info.update(ts=int(time.time()), name=target.name)
                 # looked up here, not before: the folder's watcher may have replaced the index
                 item = self._datastore.objects[image_id]
                 item.labels[label_tag] = DataModel(info=info, ext=extension)
                 self._update_datastore_file(lock=False)
+                if before is not None and before != target.resolve():
+                    before.unlink(missing_ok=True)  # the same label in another format
         except OSError as error:
             raise StorageError(
                 f"Could not save the label of case '{image_id}': {error}. The label before is "
@@ -132,16 +137,21 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         used = [{"name": segment, "idx": value} for segment, value in segments.items()]
         return {**info, "label_info": used}
 
-    def _replace(self, name: str, tag: str, partial: Path, target: Path) -> None:
-        before = self.get_label_uri(name, tag)
-        os.replace(partial, target)
-        if before and Path(before) != target.resolve():
-            Path(before).unlink(missing_ok=True)  # the same label in another format
+    def _remember(self, name: str, tag: str) -> Path | None:
+        """Keep what a submitted label is now, before it goes; return its file."""
+        uri = self.get_label_uri(name, tag)
+        if not uri or not Path(uri).exists():
+            return None
+        if tag == DefaultLabelTag.FINAL:
+            label = self._datastore.objects[name].labels[tag]
+            self.history.keep(name, Path(uri), label.ext, label.info)
+        return Path(uri).resolve()
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label."""
         check_name(label_tag, "label tag")
         with self._guard:
+            self._remember(label_id, label_tag)
             super().remove_label(label_id, label_tag)
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:

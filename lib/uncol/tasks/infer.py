@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
-from monailabel.utils.others.generic import device_list, name_to_device
+from monailabel.utils.others.generic import device_list
 
 from uncol.data.labels import REVIEW_SEGMENTS
 from uncol.data.scan import read_scan
 from uncol.inference.outputs import Segmentation, bands, overlay
+from uncol.tasks.device import device_of
 from uncol.tasks.markups import markups
 from uncol.tasks.priority import FOREGROUND
 from uncol.tasks.results import truth, write_json_result, write_result
@@ -83,7 +84,7 @@ class StudentTask(InferTask):  # type: ignore[misc]
             ScanError: the scan cannot be used.
         """
         start = time.time()
-        served = self.served.get(name_to_device(request.get("device")))
+        served = self.served.get(str(device_of(request.get("device"))))
         scan = read_scan(request["image"], case=request.get("case"))
         with FOREGROUND.request(), self._one_at_a_time:
             result = served.segment(scan)

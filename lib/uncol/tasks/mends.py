@@ -7,6 +7,7 @@ Label mends it itself, so that the mend can go.
 from __future__ import annotations
 
 import functools
+import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
@@ -19,8 +20,8 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from monailabel.config import settings as server_settings
+from monailabel.endpoints import datastore as datastore_endpoint
 from monailabel.endpoints import infer as infer_endpoint
-from monailabel.endpoints import ohif as ohif_endpoint
 from monailabel.endpoints import proxy as proxy_endpoint
 from monailabel.endpoints import train as train_endpoint
 from monailabel.endpoints.user import auth
@@ -29,10 +30,15 @@ from monailabel.interfaces.exception import (
     LabelNotFoundException,
     MONAILabelException,
 )
+from starlette.middleware import Middleware
 from starlette.routing import request_response
 
-from uncol.errors import PacsError, UncolError
+from uncol.errors import PacsError, RequestError, UncolError
+from uncol.tasks.limits import UploadLimit
+from uncol.tasks.models import add_model_routes
+from uncol.tasks.ohif import mend_ohif
 from uncol.tasks.pacs import PacsDatastore
+from uncol.tasks.pending import refuse_second
 from uncol.tasks.results import write_dicom_result
 
 if TYPE_CHECKING:
@@ -40,29 +46,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# what is wrong in the OHIF that the wheel ships, and what is served instead
-OHIF_MENDS = {
-    # Export DICOM SEG forgets to say where to: "Cannot read properties of undefined"
-    "await dataSource.store.dicom(naturalizedReport);": (
-        "dataSource = dataSource || extensionManager.getActiveDataSource()[0];"
-        "await dataSource.store.dicom(naturalizedReport);"
-    ),
-    # it hands over the slices as displayed, while the writer takes them from the highest along the
-    # normal to the lowest: in half of all series the label was mirrored
-    "const segImages = imageIds.map(imageId => esm.cache.getImage(imageId));": (
-        "const segImages = imageIds.map(imageId => esm.cache.getImage(imageId));"
-        "const height = image => {"
-        "const plane = esm.metaData.get('imagePlaneModule', image.referencedImageId);"
-        "const [r, c, p] = [plane.rowCosines, plane.columnCosines, plane.imagePositionPatient];"
-        "return (r[1] * c[2] - r[2] * c[1]) * p[0] + (r[2] * c[0] - r[0] * c[2]) * p[1]"
-        " + (r[0] * c[1] - r[1] * c[0]) * p[2];};"
-        "segImages.sort((a, b) => height(b) - height(a));"
-    ),
-    # parametric maps are read at a fourth of the right place, or not at all
-    "new sourcePixelData.constructor(sourcePixelData.buffer, i * sliceLength, sliceLength)": (
-        "sourcePixelData.subarray(i * sliceLength, (i + 1) * sliceLength)"
-    ),
-}
 PROXY_TIMEOUT_S = 120  # a series' pixels may take a while
 
 
@@ -73,18 +56,23 @@ def mend_server(app: UncolApp) -> None:
 
     answer_errors(api)
     unblock(api)
-    check_before_training(app)
+    manage_training(app)
     check_tokens()
     guard_reload(api)
     forward_queries(app)
     name_dicom_segments(app)
+    name_annotators()
+    check_infer_params()
     mend_ohif()
+    add_model_routes(api, app.models)
+    api.user_middleware.insert(0, Middleware(UploadLimit, limit_mb=app.uncol.max_upload_mb))
+    api.middleware_stack = api.build_middleware_stack()  # it was built when start-up began
 
 
 def answer_errors(api: FastAPI) -> None:
     """Answer errors with their message.
 
-    Defect: every exception of a task becomes a bare "Internal Server Error".
+    Defect: every exception becomes a bare "Internal Server Error".
     """
 
     async def ours(_request: Request, error: Exception) -> JSONResponse:
@@ -103,10 +91,19 @@ def answer_errors(api: FastAPI) -> None:
             return JSONResponse({"detail": text}, status_code=401)
         return JSONResponse({"detail": f"Another server failed: {error}"}, status_code=502)
 
+    async def not_json(_request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": f"A parameter is not valid JSON: {error}."}, 400)
+
+    async def unexpected(_request: Request, error: Exception) -> JSONResponse:
+        logger.error("Unexpected", exc_info=error)
+        text = f"Unexpected {type(error).__name__}: {error}. The server's log tells more."
+        return JSONResponse({"detail": text}, status_code=500)
+
     api.add_exception_handler(UncolError, ours)
+    api.add_exception_handler(json.JSONDecodeError, not_json)
+    api.add_exception_handler(Exception, unexpected)
     api.add_exception_handler(requests.RequestException, realms)
     api.add_exception_handler(MONAILabelException, theirs)
-    api.middleware_stack = api.build_middleware_stack()  # it was built when start-up began
 
 
 def unblock(api: FastAPI) -> None:
@@ -132,29 +129,84 @@ def _api_routes(routes: Iterable[Any]) -> Iterator[APIRoute]:
             yield from _api_routes(route.original_router.routes)
 
 
-def check_before_training(app: UncolApp) -> None:
-    """Refuse impossible trainings in the answer to the request.
+def manage_training(app: UncolApp) -> None:
+    """Refuse impossible and second trainings in the answer; remember the accepted one.
 
-    Defect: they are accepted, and fail minutes later in a child's log.
+    Defects: impossible ones are accepted, and fail minutes later in a child's log; of two quick
+    presses both are queued; a training is forgotten when the server dies.
     """
-    run_model = train_endpoint.run_model
-    run_all = train_endpoint.run
+    run_model, run_all, stop = train_endpoint.run_model, train_endpoint.run, train_endpoint.stop
+
+    def accept(model: str, params: dict[str, Any] | None) -> None:
+        refuse_second()
+        app.check_training(model, params or {})
+        app.pending.note(params or {})
 
     @functools.wraps(run_model)
-    def checked_model(model: str, params: dict[str, Any] | None = None, **options: Any) -> Any:
-        app.check_training(model, params or {})
-        return run_model(model, params, **options)
+    def one(model: str, params: dict[str, Any] | None, *options: Any) -> Any:
+        with app.pending.accepting:
+            accept(model, params)
+            return run_model(model, params, *options)
 
     @functools.wraps(run_all)
-    def checked_all(params: dict[str, Any] | None = None, run_sync: bool | None = False) -> Any:
-        for model in app.info()["trainers"]:
-            app.check_training(model, (params or {}).get(model, {}))
-        return run_all(params, run_sync)
+    def all_of_them(params: dict[str, Any] | None = None, *options: Any) -> Any:
+        with app.pending.accepting:
+            for model in app.info()["trainers"]:
+                accept(model, (params or {}).get(model, {}))
+            return run_all(params, *options)
 
-    train_endpoint.run_model = lambda model, params, run_sync, enqueue: checked_model(
-        model, params, run_sync=run_sync, enqueue=enqueue
-    )
-    train_endpoint.run = checked_all
+    @functools.wraps(stop)
+    def stopped() -> Any:
+        app.pending.over()
+        return stop()
+
+    train_endpoint.run_model, train_endpoint.run, train_endpoint.stop = one, all_of_them, stopped
+
+
+def name_annotators() -> None:
+    """Keep with each label who submitted it.
+
+    Defect: the user's name is logged and dropped.
+    """
+    save = datastore_endpoint.save_label
+
+    @functools.wraps(save)
+    def named(
+        background_tasks: Any, image: str, params: str, tag: str, label: Any, user: str | None
+    ) -> Any:
+        info = json.dumps({**_json_object(params), "user": user})
+        return save(background_tasks, image, info, tag, label, user)
+
+    datastore_endpoint.save_label = named
+
+
+def check_infer_params() -> None:
+    """Refuse parameters of an infer that are no JSON object, by name.
+
+    Defect: they end in whatever exception their kind happens to raise.
+    """
+    run = infer_endpoint.run_inference
+
+    @functools.wraps(run)
+    def checked(
+        background_tasks: Any,
+        model: str,
+        image: str = "",
+        session_id: str = "",
+        params: str = "{}",
+        *files_and_output: Any,
+    ) -> Any:
+        _json_object(params)
+        return run(background_tasks, model, image, session_id, params, *files_and_output)
+
+    infer_endpoint.run_inference = checked
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    found = json.loads(text or "{}")
+    if not isinstance(found, dict):
+        raise RequestError(f"params must be a JSON object, got {text[:80]}.")
+    return found
 
 
 def check_tokens() -> None:
@@ -264,32 +316,6 @@ def name_dicom_segments(app: UncolApp) -> None:
 
     infer_endpoint.DICOMWebDatastore = PacsDatastore  # what it accepts as a DICOM store
     infer_endpoint.nifti_to_dicom_seg = segmentation
-
-
-def mend_ohif() -> None:
-    """Let OHIF store what was drawn and show maps where they belong, see `OHIF_MENDS`."""
-    folder = Path(ohif_endpoint.__file__).parent / "static" / "ohif"
-    original = ohif_endpoint.get_ohif
-
-    @functools.cache
-    def mended(name: str) -> str | None:
-        """Return a script as it should be; None if nothing is wrong with it."""
-        text = (folder / name).read_text(encoding="utf-8")
-        found = [before for before in OHIF_MENDS if before in text]
-        for before in found:
-            text = text.replace(before, OHIF_MENDS[before])
-        return text if found else None
-
-    scripts = {path.name for path in folder.glob("*.js")}
-
-    def get_ohif(path: str) -> Response:
-        text = mended(path) if path in scripts else None
-        if text is not None:
-            return Response(text, media_type="text/javascript")
-        served: Response = original(path)
-        return served
-
-    ohif_endpoint.get_ohif = get_ohif
 
 
 def _in_thread(endpoint: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import psutil
 from monailabel.utils.async_tasks.utils import processes
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 BACKGROUND = ("train", "scoring")
+SPELL_S = 15.0  # requests without a gap: so long alone, then so long beside the children
 
 
 def make_way(niceness: int) -> None:
-    """Lower this process's priority; only in a child, whose main thread does the work."""
+    """Lower this process's priority, and let it die with the server.
+
+    Only in a child, whose main thread does the work. One that outlived a killed server could hold
+    locks for ever, halted as it may be.
+    """
     if threading.current_thread() is threading.main_thread():
         os.nice(niceness)
+        with contextlib.suppress(AttributeError, OSError):  # Linux has it
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 class Foreground:
@@ -26,30 +37,49 @@ class Foreground:
     and a first mask took three times as long beside a background survey at the lowest priority.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, spell_s: float = SPELL_S) -> None:
         """Start with nothing in the way."""
+        self._spell_s = spell_s
         self._guard = threading.Lock()
         self._requests = 0
         self._halted: list[psutil.Process] = []
+        self._halted_at = 0.0
+        self._shared_until = 0.0
 
     @contextlib.contextmanager
     def request(self) -> Iterator[None]:
-        """Halt the children until the last of the requests that run at once is done."""
+        """Halt the children until the last of the requests that run at once is done.
+
+        Where requests never end, for many clients at once, the children get every second spell:
+        training must not starve.
+        """
         with self._guard:
             self._requests += 1
+            self._take_turns()
         try:
-            with self._guard:
-                if self._requests == 1:
-                    self._halted += _halt()
             yield
         finally:
             with self._guard:
                 self._requests -= 1
                 if self._requests == 0:
-                    for process in self._halted:
-                        with contextlib.suppress(psutil.NoSuchProcess):
-                            process.resume()
-                    self._halted = []
+                    self._resume()
+                else:
+                    self._take_turns()
+
+    def _take_turns(self) -> None:
+        now = time.monotonic()
+        if self._halted and now - self._halted_at > self._spell_s:
+            self._resume()
+            self._shared_until = now + self._spell_s
+        elif not self._halted and now > self._shared_until:
+            self._halted_at = now
+            self._halted += _halt()
+
+    def _resume(self) -> None:
+        for process in self._halted:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+        self._halted = []
 
 
 FOREGROUND = Foreground()  # of this process; only computing goes in it, never saving: a halted

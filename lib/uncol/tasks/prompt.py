@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
-from monailabel.utils.others.generic import device_list, name_to_device
+from monailabel.utils.others.generic import device_list
 
 from uncol.data.preprocess import normalize
 from uncol.data.scan import Volume, read_scan
@@ -22,10 +22,12 @@ from uncol.networks.teachers import load_teacher
 from uncol.networks.teachers.protocol import Encoded, GeneralizedTeacher
 from uncol.networks.teachers.views import Letterbox, plane_axes, slices_along
 from uncol.settings import Settings
+from uncol.tasks.device import device_of
 from uncol.tasks.infer import as_uint8
 from uncol.tasks.priority import FOREGROUND
 from uncol.tasks.results import write_result
 from uncol.training.embeddings import EmbeddingCache
+from uncol.training.generalist import GIB
 
 
 class PromptTask(InferTask):  # type: ignore[misc]
@@ -67,7 +69,8 @@ class PromptTask(InferTask):  # type: ignore[misc]
     @cached_property
     def cache(self) -> EmbeddingCache:
         """Where encoded views are kept."""
-        return EmbeddingCache(self.settings.model_dir / "cache" / "embeddings")
+        folder = self.settings.model_dir / "cache" / "embeddings"
+        return EmbeddingCache(folder, limit_bytes=self.settings.cache_gb * GIB)
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Return a mask with value 1 for the asked label.
@@ -90,7 +93,7 @@ class PromptTask(InferTask):  # type: ignore[misc]
             foreground=request.get("foreground") or request.get(label) or [],
             background=request.get("background") or [],
         )
-        device = torch.device(name_to_device(request.get("device")))
+        device = device_of(request.get("device"))
         with FOREGROUND.request(), self._guard:
             self.teacher.network.to(device)
             mask = first_mask(

@@ -7,20 +7,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.utils import processes
-from monailabel.utils.others.generic import device_list, name_to_device
+from monailabel.utils.others.generic import device_list
 
 from uncol.data.cases import HELD_OUT_FROM
 from uncol.errors import RequestError, UncolError
 from uncol.settings import Settings
 from uncol.tasks.datastore import cases_of
+from uncol.tasks.device import device_of
+from uncol.tasks.pending import PendingTraining
 from uncol.tasks.priority import make_way
 from uncol.tasks.results import truth
-from uncol.training.calibrate import read_doubts
-from uncol.training.evaluate import mean_of
+from uncol.training.accuracy import shown_accuracy
+from uncol.training.calibrate import FEWEST_LABELED, read_doubts
 from uncol.training.progress import ProgressFile, read_stats
 from uncol.training.round import check_pool, train_round
 from uncol.training.settings import RoundSettings
@@ -31,6 +32,11 @@ logger = logging.getLogger(__name__)
 NICENESS = 5  # an annotator's request goes before training
 MAX_STEP_SCALE = 20.0
 SHOWN = 5  # labels in doubt that the statistics list
+NOT_MEASURED = (
+    f"Accuracy is not measured yet. From {HELD_OUT_FROM} labeled cases on, a fifth of them is held "
+    f"out from training to measure it; from {FEWEST_LABELED} on it is cross-validated in the "
+    "background after each training."
+)
 
 
 class UncolTrain(TrainTask):  # type: ignore[misc]
@@ -61,6 +67,10 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
         store = ModelStore(self.folder)
         version = store.current()
         if stats and version is not None:
+            measured = shown_accuracy(store)
+            stats["best_metric"] = measured.dice if measured else 0.0  # Slicer wants a number
+            stats["accuracy"] = measured.model_dump() if measured else None
+            stats["accuracy_note"] = measured.text if measured else NOT_MEASURED
             stats["label_check"] = [doubt.text for doubt in read_doubts(store, version)[:SHOWN]]
         return stats
 
@@ -104,15 +114,18 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Train and publish; returns the last state."""
         make_way(NICENESS)
+        pending = PendingTraining(self.folder)
         progress = ProgressFile(self.stats_path, self.folder / "runs")
         try:
             cases = cases_of(datastore)
             outcome = train_round(cases, self.options(request), progress)
         except UncolError as error:
             progress.finish("failed", error=str(error))
+            pending.over()
             raise
-        metric = mean_of(outcome.metrics) if outcome.metrics else None
-        progress.done(outcome, metric, _note(metric))
+        pending.over()  # whatever else ends it, the next start of the server goes on
+        progress.done(outcome)
+        logger.info("%s", outcome.verdict.reason)
         for name, reason in outcome.left_out.items():
             logger.warning("Left out %s: %s", name, reason)
         return self.stats()
@@ -128,14 +141,6 @@ def round_settings(settings: Settings, device: object) -> RoundSettings:
         mode=settings.mode,
         modality=settings.modality,
         model_dir=settings.model_dir,
-        device=torch.device(name_to_device(device)),
+        device=device_of(device),
+        cache_gb=settings.cache_gb,
     )
-
-
-def _note(metric: float | None) -> str:
-    if metric is None:
-        return (
-            f"Accuracy is not measured yet: from {HELD_OUT_FROM} labeled cases on, a fifth of them "
-            "is held out from training to measure it."
-        )
-    return "Mean Dice on held-out cases, which never train."

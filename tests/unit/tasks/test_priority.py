@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import time
@@ -6,6 +7,7 @@ import psutil
 import pytest
 from monailabel.utils.async_tasks import utils
 
+from uncol.settings import REPOSITORY
 from uncol.tasks.priority import Foreground
 
 COUNT = "import sys\nwhile True: sys.stdout.write('.'); sys.stdout.flush()"
@@ -56,3 +58,38 @@ def test_a_child_that_ended_meanwhile_is_no_trouble(child) -> None:
 def test_without_children_nothing_happens() -> None:
     with Foreground().request():
         pass
+
+
+def test_where_requests_never_end_children_get_every_second_spell(child) -> None:
+    foreground = Foreground(spell_s=0.5)
+    with foreground.request():
+        assert not works(child)
+        time.sleep(0.5)
+        with foreground.request():
+            assert works(child)
+        time.sleep(0.5)
+        with foreground.request():
+            assert not works(child)
+    assert works(child)
+
+
+def test_a_child_dies_with_the_server_that_started_it() -> None:
+    child = (
+        "from uncol.tasks.priority import make_way; make_way(1); print('up', flush=True); input()"
+    )
+    server = (
+        "import subprocess, sys, time\n"
+        f"p = subprocess.Popen([sys.executable, '-c', {child!r}], stdin=subprocess.PIPE)\n"
+        "print(p.pid, flush=True)\ntime.sleep(60)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY / "lib")}
+    started = subprocess.Popen(
+        [sys.executable, "-c", server], stdout=subprocess.PIPE, text=True, env=env
+    )
+    process = psutil.Process(int(started.stdout.readline()))
+    assert started.stdout.readline() == "up\n"
+    process.suspend()
+    started.kill()
+    started.wait()
+    psutil.wait_procs([process], timeout=10)
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE

@@ -1,0 +1,61 @@
+"""Mends of the OHIF that MONAI Label's wheel ships: its scripts are served put right.
+
+tests/integration/test_mends.py fails once the lines are no longer there.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from fastapi.responses import Response
+from monailabel.endpoints import ohif as ohif_endpoint
+
+OHIF_MENDS = {
+    # Export DICOM SEG forgets to say where to: "Cannot read properties of undefined"
+    "await dataSource.store.dicom(naturalizedReport);": (
+        "dataSource = dataSource || extensionManager.getActiveDataSource()[0];"
+        "await dataSource.store.dicom(naturalizedReport);"
+    ),
+    # it hands over the slices as displayed, while the writer takes them from the highest along the
+    # normal to the lowest: in half of all series the label was mirrored
+    "const segImages = imageIds.map(imageId => esm.cache.getImage(imageId));": (
+        "const segImages = imageIds.map(imageId => esm.cache.getImage(imageId));"
+        "const height = image => {"
+        "const plane = esm.metaData.get('imagePlaneModule', image.referencedImageId);"
+        "const [r, c, p] = [plane.rowCosines, plane.columnCosines, plane.imagePositionPatient];"
+        "return (r[1] * c[2] - r[2] * c[1]) * p[0] + (r[2] * c[0] - r[0] * c[2]) * p[1]"
+        " + (r[0] * c[1] - r[1] * c[0]) * p[2];};"
+        "segImages.sort((a, b) => height(b) - height(a));"
+    ),
+    # parametric maps are read at a fourth of the right place, or not at all
+    "new sourcePixelData.constructor(sourcePixelData.buffer, i * sliceLength, sliceLength)": (
+        "sourcePixelData.subarray(i * sliceLength, (i + 1) * sliceLength)"
+    ),
+}
+
+
+def mend_ohif() -> None:
+    """Let OHIF store what was drawn and show maps where they belong, see `OHIF_MENDS`."""
+    folder = Path(ohif_endpoint.__file__).parent / "static" / "ohif"
+    original = ohif_endpoint.get_ohif
+
+    @functools.cache
+    def mended(name: str) -> str | None:
+        """Return a script as it should be; None if nothing is wrong with it."""
+        text = (folder / name).read_text(encoding="utf-8")
+        found = [before for before in OHIF_MENDS if before in text]
+        for before in found:
+            text = text.replace(before, OHIF_MENDS[before])
+        return text if found else None
+
+    scripts = {path.name for path in folder.glob("*.js")}
+
+    def get_ohif(path: str) -> Response:
+        text = mended(path) if path in scripts else None
+        if text is not None:
+            return Response(text, media_type="text/javascript")
+        served: Response = original(path)
+        return served
+
+    ohif_endpoint.get_ohif = get_ohif
