@@ -2,6 +2,7 @@
 # make test    set up, run the tests
 # make serve STUDIES=DIR [LABELS=a,b]    start the server on your scans
 # make serve-pacs [DICOM=DIR LABELS=a,b]    a PACS with OHIF, filled with DIR or with brains
+# make faults [N=200]    kill processes at random moments, N times
 # make lint    format, lint and types
 # make bench   what the README states, measured again
 # make lock    pin requirements anew
@@ -13,17 +14,18 @@ LABELS ?=
 STUDIES ?=
 DICOM ?=
 ONCE ?=
+N ?= 200
 COMPILE := --python-version 3.11 --no-header --no-annotate --no-emit-index-url
 CONF := $(if $(LABELS),--conf labels $(LABELS))
 
-.PHONY: demo test serve serve-pacs lint bench lock clean
+.PHONY: demo test faults serve serve-pacs lint bench lock clean
 
 demo: $(VENV)/.ready
 	$(BIN)/uncol demo $(if $(STUDIES),--studies "$(STUDIES)") $(if $(LABELS),--labels "$(LABELS)") $(if $(ONCE),--once)
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -q -m "not integration and not slow and not gpu and not browser"
-	$(BIN)/python -m pytest -q -m "integration or slow or browser"
+	$(BIN)/python -m pytest -q -m "not integration and not slow and not gpu and not browser and not faults"
+	$(BIN)/python -m pytest -q -m "integration or slow or browser or faults"
 
 serve: $(VENV)/.ready
 	@test -n "$(STUDIES)" || { echo "Say where your scans are: make serve STUDIES=DIR"; exit 2; }
@@ -31,6 +33,9 @@ serve: $(VENV)/.ready
 
 serve-pacs: $(VENV)/.ready
 	$(BIN)/uncol serve-pacs $(if $(DICOM),--dicom "$(DICOM)") $(if $(LABELS),--labels "$(LABELS)")
+
+faults: $(VENV)/.ready-dev
+	UNCOL_FAULTS=$(N) $(BIN)/python -m pytest -q -s tests/faults
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .

@@ -7,7 +7,6 @@ the rest (uncalibrated, which changes no order that matters here), the strategy'
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,19 +19,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from scipy import stats
 
+from uncol.data.cases import Pool
 from uncol.data.ledger import append_line
-from uncol.data.scan import read_label, read_scan
+from uncol.data.scan import read_scan
 from uncol.errors import RequestError
 from uncol.experiments.pool import LabeledPool
 from uncol.selection.scores import Score, embeddings_of
 from uncol.selection.strategies import STRATEGIES, Candidates
 from uncol.selection.survey import Found, embed, score_of
-from uncol.training.evaluate import dice_per_label
-from uncol.training.published import Published, load_published
-from uncol.training.round import train_round
+from uncol.training.fit import fit
+from uncol.training.published import Published, judge
 from uncol.training.settings import Reporter, RoundSettings
 from uncol.training.versions import ModelStore
 from uncol.types import Array
+from uncol.uncertainty.calibration import Calibration
 
 BASELINE = "foreground_random"  # what nnActive found that hardly any strategy beats
 
@@ -160,9 +160,14 @@ class _Replay:
         if key not in self._judged:
             unlabeled = [file for file in self.files if file not in key]
             pool = self.simulation.pool
-            outcome = train_round(pool.cases(sorted(labeled), unlabeled), self.settings, Reporter())
-            published = load_published(self.store, outcome.version, self.settings.device)
-            shutil.rmtree(self.store.folder / "versions" / str(outcome.version))
+            annotated = tuple(pool.cases(sorted(labeled), []))
+            others = tuple(pool.cases([], unlabeled))
+            # the strategy is judged, not the gate: all labels train, every student is looked at
+            runs = self.store.folder / "runs"
+            fitted = fit(Pool(annotated, others, ()), self.settings, Reporter(), runs)
+            fitted.checkpoint.remove()
+            device = self.settings.device
+            published = Published(fitted.student, fitted.manifest, Calibration(), device)
             scores = {
                 file: score_of(file, published, published.segment(read_scan(pool.images / file)))
                 for file in unlabeled
@@ -171,12 +176,9 @@ class _Replay:
         return self._judged[key]
 
     def _test(self, published: Published) -> float:
-        pool = self.simulation.pool
-        rows = []
-        for file in self.test:
-            found = published.segment(read_scan(pool.images / file)).label
-            rows.append(dice_per_label(found, read_label(pool.truth / file).array, pool.labels))
-        return float(np.mean([np.nanmean([row[name] for row in rows]) for name in pool.labels]))
+        found = judge(published, self.simulation.pool.cases(self.test, []), released=False)
+        names = self.simulation.pool.labels
+        return float(np.mean([np.nanmean([dice[n] for dice in found.values()]) for n in names]))
 
     def _choose(
         self, strategy: str, labeled: Sequence[str], scores: Mapping[str, Score]
