@@ -18,6 +18,7 @@ from uncol.training.embeddings import EmbeddingCache
 from uncol.training.generalist import Generalist
 from uncol.training.loop import Trainer, new_run
 from uncol.training.plan import Plan
+from uncol.training.settings import RoundSettings
 from uncol.training.store import TrainingCase
 
 settings.register_profile("uncol", max_examples=20, deadline=None, derandomize=True)
@@ -208,3 +209,23 @@ def trainable():
         return logits.requires_grad_()
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def tiny_settings():
+    """What a round of tests is made with."""
+
+    def make(model_dir, *, labels=None, step_scale):
+        return RoundSettings(
+            labels=labels or {"ball": 1},
+            preset="tiny3d",
+            teacher="none",
+            teacher_weights=None,
+            mode="intended",
+            modality="mr",
+            model_dir=model_dir,
+            device=CPU,
+            step_scale=step_scale,
+        )
+
+    return make

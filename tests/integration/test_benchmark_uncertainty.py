@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
 
 from uncol.errors import RequestError
 from uncol.experiments.pool import open_pool
 from uncol.experiments.uncertainty import Setup, measure
 from uncol.training.round import train_round
-from uncol.training.settings import Reporter, RoundSettings
+from uncol.training.settings import Reporter
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def setup(tmp_path: Path) -> Setup:
+def setup(tmp_path: Path, tiny_settings: Any) -> Setup:
     """Ten phantoms; a tiny student has been trained on the parts that seed 3 draws."""
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
@@ -34,17 +34,7 @@ def setup(tmp_path: Path) -> Setup:
             nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / folder / f"c{number}.nii.gz")
     made = Setup(open_pool(tmp_path, "ball"), 4, 2, 4, seed=3, model_dir=tmp_path / "model")
     labeled, unlabeled, _ = made.parts()
-    settings = RoundSettings(
-        labels={"ball": 1},
-        preset="tiny3d",
-        teacher="none",
-        teacher_weights=None,
-        mode="intended",
-        modality="mr",
-        model_dir=made.model_dir,
-        device=torch.device("cpu"),
-        step_scale=0.2,
-    )
+    settings = tiny_settings(made.model_dir, step_scale=0.2)
     train_round(made.pool.cases(labeled, unlabeled), settings, Reporter())
     return made
 

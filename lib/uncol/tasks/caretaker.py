@@ -76,14 +76,15 @@ class Caretaker:
 
     def _run(self) -> None:
         time.sleep(FIRST_AFTER_S)
-        self._host.go_on_training()
+        step = self._host.go_on_training  # once, then tend
         while True:
             try:
-                self.tend()
+                step()
             except (UncolError, OSError) as error:
                 logger.warning("In the background: %s", error)
             except Exception:  # a thread that dies in silence would stop all scoring
                 logger.exception("In the background")
+            step = self.tend
             time.sleep(EVERY_S)
 
     def _score(self, waiting: set[str], labeled: set[str]) -> None:

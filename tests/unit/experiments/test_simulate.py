@@ -4,17 +4,15 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
 
 from uncol.errors import RequestError
 from uncol.experiments.pool import open_pool
 from uncol.experiments.simulate import Simulation, _gap, areas, simulate
-from uncol.training.settings import RoundSettings
 
 
 @pytest.fixture
-def simulation(tmp_path):
+def simulation(tmp_path, tiny_settings):
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
     for number in range(9):
@@ -24,17 +22,7 @@ def simulation(tmp_path):
         image = (2 * label + rng.normal(0, 0.5, label.shape)).astype(np.float32)
         for folder, array in (("images", image), ("labels", label)):
             nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / folder / f"c{number}.nii.gz")
-    settings = RoundSettings(
-        labels={"ball": 1},
-        preset="tiny3d",
-        teacher="none",
-        teacher_weights=None,
-        mode="intended",
-        modality="mr",
-        model_dir=tmp_path,
-        device=torch.device("cpu"),
-        step_scale=0.01,
-    )
+    settings = tiny_settings(tmp_path, step_scale=0.01)
     return Simulation(
         pool=open_pool(tmp_path, "ball"),
         strategies=("uncol", "random"),

@@ -25,7 +25,7 @@ from uncol.networks.teachers.protocol import Prompted
 from uncol.networks.teachers.views import Letterbox
 from uncol.training import evaluate
 from uncol.training.round import train_round
-from uncol.training.settings import Reporter, RoundSettings
+from uncol.training.settings import Reporter
 from uncol.training.versions import ModelStore
 from uncol.uncertainty.maps import entropy
 
@@ -241,7 +241,7 @@ def pool(tmp_path, make_ball):
     return cases
 
 
-def test_trap_08_held_out_cases_judge_and_never_train(pool, tmp_path, monkeypatch):
+def test_trap_08_held_out_cases_judge_and_never_train(pool, tmp_path, monkeypatch, tiny_settings):
     drawn = set()
     from uncol.training.batches import CropSource
 
@@ -258,17 +258,7 @@ def test_trap_08_held_out_cases_judge_and_never_train(pool, tmp_path, monkeypatc
     assert len(held_out) == 2
 
     def train(folder):
-        settings = RoundSettings(
-            {"target": 1},
-            "tiny3d",
-            "none",
-            None,
-            "intended",
-            "mr",
-            tmp_path / folder,
-            torch.device("cpu"),
-            step_scale=0.005,
-        )
+        settings = tiny_settings(tmp_path / folder, labels={"target": 1}, step_scale=0.005)
         outcome = train_round(pool, settings, Reporter())
         student, manifest = ModelStore(tmp_path / folder / "uncol").load(outcome.version)
         return weights(student), manifest

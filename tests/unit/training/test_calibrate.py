@@ -10,7 +10,7 @@ from uncol.training import calibrate as module
 from uncol.training.calibrate import Evidence, calibrate, read_calibration, read_doubts
 from uncol.training.published import load_published
 from uncol.training.round import train_round
-from uncol.training.settings import Reporter, RoundSettings
+from uncol.training.settings import Reporter
 from uncol.training.versions import ModelStore
 
 SHAPE = (16, 16, 16)
@@ -32,22 +32,12 @@ def draw(folder, number, *, annotated, mistaken=False):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, tiny_settings):
     """A published tiny student on 5 labels, one of them half drawn, and 3 unlabeled scans."""
     folder = tmp_path_factory.mktemp("calibrate")
     cases = [draw(folder, n, annotated=True, mistaken=n == 2) for n in range(LABELED)]
     cases += [draw(folder, 10 + n, annotated=False) for n in range(UNLABELED)]
-    settings = RoundSettings(
-        labels={"ball": 1},
-        preset="tiny3d",
-        teacher="none",
-        teacher_weights=None,
-        mode="intended",
-        modality="mr",
-        model_dir=folder / "model",
-        device=torch.device("cpu"),
-        step_scale=0.4,
-    )
+    settings = tiny_settings(folder / "model", step_scale=0.4)
     train_round(cases, settings, Reporter())
     return cases, settings, ModelStore(settings.model_dir / "uncol")
 

@@ -3,13 +3,12 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
 from uncol.data.cases import Case, decide
 from uncol.training.accuracy import shown_accuracy
 from uncol.training.calibrate import Evidence
 from uncol.training.round import train_round
-from uncol.training.settings import Reporter, RoundSettings
+from uncol.training.settings import Reporter
 from uncol.training.versions import ModelStore, write_json
 
 SHAPE = (24, 24, 16)
@@ -32,18 +31,8 @@ def a_case(folder, number, *, wrong=False, annotated=True):
 
 
 @pytest.fixture
-def settings(tmp_path):
-    return RoundSettings(
-        labels={"ball": 1},
-        preset="tiny3d",
-        teacher="none",
-        teacher_weights=None,
-        mode="intended",
-        modality="mr",
-        model_dir=tmp_path / "model",
-        device=torch.device("cpu"),
-        step_scale=0.2,
-    )
+def settings(tmp_path, tiny_settings):
+    return tiny_settings(tmp_path / "model", step_scale=0.2)
 
 
 @pytest.mark.slow

@@ -1,12 +1,11 @@
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
 from uncol.data.cases import Case
 from uncol.errors import RequestError
 from uncol.training.round import train_round
-from uncol.training.settings import Reporter, RoundSettings
+from uncol.training.settings import Reporter
 from uncol.training.verify import verify
 from uncol.training.versions import ModelStore
 
@@ -19,7 +18,7 @@ def write(path, array):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, tiny_settings):
     """A version of twelve labels, two of them held out, and its pool."""
     folder = tmp_path_factory.mktemp("verify")
     axes = np.meshgrid(*map(np.arange, SHAPE), indexing="ij")
@@ -31,17 +30,7 @@ def made(tmp_path_factory):
         image = write(folder / f"c{number}.nii.gz", scan.astype(np.float32))
         drawn = write(folder / f"c{number}_label.nii.gz", label.astype(np.uint8))
         cases.append(Case(f"c{number}", image, drawn if number < 12 else None))
-    settings = RoundSettings(
-        labels={"ball": 1},
-        preset="tiny3d",
-        teacher="none",
-        teacher_weights=None,
-        mode="intended",
-        modality="mr",
-        model_dir=folder / "model",
-        device=torch.device("cpu"),
-        step_scale=0.02,
-    )
+    settings = tiny_settings(folder / "model", step_scale=0.02)
     train_round(cases, settings, Reporter())
     return ModelStore(folder / "model" / "uncol"), cases, settings
 
