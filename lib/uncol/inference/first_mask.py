@@ -18,6 +18,7 @@ from uncol.types import Array
 MAX_VIEWS = 24  # slices encoded a request; those between are interpolated
 GUESSES = (0.04, 0.08, 0.16)  # half sides tried around a lone click, as shares of the slice
 LEAST_AREA = 0.1  # of the largest slice's area; a structure ends below it
+LARGEST = 1e6  # voxel number
 LEAST_OVERLAP = 0.2  # with the slice before; a mask that jumps is another structure
 
 Encode = Callable[[int, int], Encoded]  # (axis, slice) -> encoded view; axis -1: whole scan
@@ -53,10 +54,11 @@ def make_prompt(
     last = np.array(shape) - 1
     corners = None
     if box:
-        if len(box) != 6:
-            raise RequestError(f"A box has 6 numbers (i0, i1, j0, j1, k0, k1), got {len(box)}.")
-        low = np.clip(np.minimum(box[0::2], box[1::2]), 0, last).astype(int)
-        high = np.clip(np.maximum(box[0::2], box[1::2]), 0, last).astype(int)
+        sides = _numbers(box, "A box")
+        if sides.shape != (6,):
+            raise RequestError(f"A box has 6 numbers (i0, i1, j0, j1, k0, k1), got {sides.size}.")
+        low = np.clip(np.minimum(sides[0::2], sides[1::2]), 0, last).astype(int)
+        high = np.clip(np.maximum(sides[0::2], sides[1::2]), 0, last).astype(int)
         i0, j0, k0 = (int(v) for v in low)
         i1, j1, k1 = (int(v) for v in high)
         corners = (i0, i1, j0, j1, k0, k1)
@@ -263,8 +265,21 @@ def _choose_axis(
     return max(quality, key=lambda axis: quality[axis])
 
 
+def _numbers(values: object, what: str) -> Array:
+    try:
+        numbers = np.array(values, dtype=float)
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.array(np.nan)
+    if not np.isfinite(numbers).all() or np.abs(numbers).max(initial=0) > LARGEST:
+        raise RequestError(f"{what} must be given in voxel numbers, got {str(values)[:80]}.")
+    return numbers
+
+
 def _clicks(points: Sequence[Sequence[float]], last: Array) -> Array:
-    array: Array = np.rint(np.array(points, dtype=float).reshape(-1, 3)).astype(int)
+    numbers = _numbers(points, "Clicks") if points else np.zeros((0, 3))
+    if numbers.ndim != 2 or numbers.shape[1] != 3:
+        raise RequestError(f"Clicks are voxels of 3 numbers each, got {str(points)[:80]}.")
+    array: Array = np.rint(numbers).astype(int)
     outside = ((array < 0) | (array > last)).any(axis=1)
     if outside.any():
         raise RequestError(

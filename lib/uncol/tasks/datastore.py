@@ -153,6 +153,7 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         with self._guard:
             self._remember(label_id, label_tag)
             super().remove_label(label_id, label_tag)
+            self.refresh()  # the folder's watcher would, a moment later: too late to be counted
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Update a case's info."""
