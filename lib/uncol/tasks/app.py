@@ -212,13 +212,16 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         """Accept cases and the server's own temporary and session files, nothing else on disk."""
         if not isinstance(image, str) or image in store.list_images():
             return
-        path = Path(image)
         allowed = [Path(tempfile.gettempdir())]
         if self.sessions() is not None:
             allowed.append(Path(self.sessions().store_path))
-        inside = any(path.resolve().is_relative_to(folder.resolve()) for folder in allowed)
-        if not (path.is_absolute() and inside and path.exists()):
+        try:
+            path = Path(image).resolve(strict=True)
+        except (OSError, ValueError):  # nothing is there, or it is no path at all
+            path = None
+        inside = path and any(path.is_relative_to(folder.resolve()) for folder in allowed)
+        if not (inside and Path(image).is_absolute()):
             raise RequestError(
-                f"There is no case '{image}' in the studies folder. Fetch it with Next Sample, or "
-                "upload the scan first."
+                f"There is no case '{image[:200]}' in the studies folder. Fetch it with Next "
+                "Sample, or upload the scan first."
             )
