@@ -210,7 +210,9 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
 
     def _check_image(self, image: object, store: Datastore) -> None:
         """Accept cases and the server's own temporary and session files, nothing else on disk."""
-        if not isinstance(image, str) or image in store.list_images():
+        if not isinstance(image, str):
+            raise RequestError(f"image must be a case's name, got {str(image)[:80]!r}.")
+        if image in store.list_images():
             return
         allowed = [Path(tempfile.gettempdir())]
         if self.sessions() is not None:
