@@ -16,8 +16,9 @@ from uncol.networks.presets import PRESETS
 from uncol.networks.teachers.protocol import Encoded, Prompted
 from uncol.training.embeddings import EmbeddingCache
 from uncol.training.generalist import Generalist
-from uncol.training.loop import Trainer, new_run
+from uncol.training.loop import Trainer
 from uncol.training.plan import Plan
+from uncol.training.run import new_run
 from uncol.training.settings import RoundSettings
 from uncol.training.store import TrainingCase
 
@@ -163,6 +164,7 @@ def make_trainer(tiny_preset, make_case):
         preset=None,
         unlabeled=True,
         views=4,
+        kind=Trainer,
     ):
         shape = (16, 16, 16) if dims == 3 else (16, 16, 1)
         preset = preset or tiny_preset(dims)
@@ -176,7 +178,7 @@ def make_trainer(tiny_preset, make_case):
                 mask = torch.from_numpy(case.label[0]).long()
                 generalist.prompt(case, mask, labels + 1, None)
         run = new_run(preset, labels + 1, generalist=generalist, seed=0, device=CPU)
-        return Trainer(
+        return kind(
             run,
             preset,
             Plan(*steps, 4, 4, prompt_every),

@@ -16,10 +16,12 @@ from rich.table import Table
 from uncol.demo.run import run_demo
 from uncol.demo.serve import serve_pacs as run_serve_pacs
 from uncol.errors import UncolError
+from uncol.experiments.methods import ABLATIONS, COMPARED
 from uncol.experiments.pool import open_pool
 from uncol.experiments.rounds import Rounds, play
 from uncol.experiments.simulate import Simulation
 from uncol.experiments.simulate import simulate as run_simulation
+from uncol.experiments.ssl import Comparison, compare
 from uncol.experiments.uncertainty import Setup, measure, write_report
 from uncol.networks.teachers import medsam, sam_med3d
 from uncol.networks.weights import fetch
@@ -48,6 +50,18 @@ LABELS = typer.Option(help='names of the label values 1, 2, ...: "a,b"')
 
 MODEL_DIR = typer.Option(help="the app's model_dir")
 DEFAULT_MODEL_DIR = Settings().model_dir
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Return whole numbers separated by commas.
+
+    Raises:
+        typer.BadParameter: something else is between the commas.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"'{text}' is not whole numbers with commas") from error
 
 
 class Fetchable(StrEnum):
@@ -110,7 +124,7 @@ def simulate(
             start=start,
             step=step,
             stop=stop,
-            seeds=tuple(int(seed) for seed in seeds.split(",")),
+            seeds=numbers(seeds),
             test=max(1, min(TEST, len(pool.files) - stop)) if test is None else test,
             cases=cases,
             settings=replace(round_settings(settings, None), step_scale=step_scale),
@@ -173,6 +187,45 @@ def benchmark_rounds(
             test=test,
             seed=seed,
             settings=replace(round_settings(settings, None), step_scale=step_scale),
+            out=out,
+        ),
+        Console(),
+    )
+
+
+@benchmark.command("ssl")
+def benchmark_ssl(
+    studies: Annotated[Path, STUDIES],
+    labels: Annotated[str, LABELS],
+    out: Annotated[Path, typer.Option(help="JSON lines; runs in it are not computed again")],
+    methods: Annotated[
+        str, typer.Option(help=f"names with commas; ablations: {', '.join(ABLATIONS)}")
+    ] = ",".join(COMPARED),
+    budgets: Annotated[str, typer.Option(help="labeled training scans")] = "2,4,8",
+    seeds: Annotated[str, typer.Option(help="numbers with commas")] = "0,1,2",
+    train: Annotated[int, typer.Option(help="training scans, labeled and not")] = 48,
+    test: Annotated[int, typer.Option(help="cases that judge")] = TEST,
+    steps: Annotated[
+        str | None, typer.Option(help='of both stages, "400,800"; else what the app plans')
+    ] = None,
+    preset: Annotated[str, typer.Option()] = "auto",
+    teacher: Annotated[str, typer.Option(help="where a method has one")] = "litemedsam",
+    step_scale: Annotated[float, typer.Option(help="multiplies the planned steps")] = 1.0,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; else what is there")] = None,
+) -> None:
+    """Compare UnCoL with the field's semi-supervised methods on few labels."""
+    settings, _ = parse_settings({"labels": labels, "preset": preset, "teacher": teacher})
+    first, second = numbers(steps) if steps else (0, 0)
+    compare(
+        Comparison(
+            pool=open_pool(studies, labels),
+            methods=tuple(methods.split(",")),
+            budgets=numbers(budgets),
+            seeds=numbers(seeds),
+            train=train,
+            test=test,
+            steps=(first, second) if steps else None,
+            settings=replace(round_settings(settings, device), step_scale=step_scale),
             out=out,
         ),
         Console(),

@@ -21,12 +21,15 @@ class LabeledPool:
         truth: folder of labels, same file names.
         labels: name to value.
         files: file names that both folders hold, sorted.
+        lists: training and test files in the order of `train.list` and `test.list`, if the folder
+            holds them; else empty.
     """
 
     images: Path
     truth: Path
     labels: dict[str, int]
     files: tuple[str, ...]
+    lists: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
     def case(self, file: str, *, annotated: bool) -> Case:
         """Return a case, with its label or as if it had none."""
@@ -44,6 +47,17 @@ class LabeledPool:
         files = list(self.files)
         random.Random(seed).shuffle(files)
         return files
+
+    def parts(self, seed: int, *, test: int) -> tuple[list[str], list[str]]:
+        """Return training files and up to `test` test files.
+
+        A published split is kept, whatever the seed; without one the seed draws both.
+        """
+        train, held = self.lists
+        if train and held:
+            return list(train), list(held[:test])
+        files = self.shuffled(seed)
+        return files[test:], files[:test]
 
 
 def open_pool(studies: Path, labels: str) -> LabeledPool:
@@ -66,4 +80,16 @@ def open_pool(studies: Path, labels: str) -> LabeledPool:
     if not names:
         raise RequestError('Name the labels of values 1, 2, ...: --labels "a,b".')
     values = {name: value for value, name in enumerate(names, start=1)}
-    return LabeledPool(images, truth, values, tuple(files))
+    return LabeledPool(images, truth, values, tuple(files), _lists(studies, files))
+
+
+def _lists(studies: Path, files: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Read the split that a data set was published with: names of cases, a line each."""
+    by_case = {file[: len(file) - len(file_extension(file))]: file for file in files}
+
+    def read(name: str) -> tuple[str, ...]:
+        path = studies / name
+        lines = path.read_text().split() if path.is_file() else []
+        return tuple(by_case[line] for line in lines if line in by_case)
+
+    return read("train.list"), read("test.list")

@@ -11,18 +11,17 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from scipy import stats
 
 from uncol.data.cases import Pool
 from uncol.data.ledger import append_line
 from uncol.data.scan import read_scan
 from uncol.errors import RequestError
+from uncol.experiments.points import Point, gap_text, read_points
 from uncol.experiments.pool import LabeledPool
 from uncol.selection.scores import Score, embeddings_of
 from uncol.selection.strategies import STRATEGIES, Candidates
@@ -31,7 +30,6 @@ from uncol.training.fit import fit
 from uncol.training.published import Published, judge
 from uncol.training.settings import Reporter, RoundSettings
 from uncol.training.versions import ModelStore
-from uncol.types import Array
 from uncol.uncertainty.calibration import Calibration
 
 BASELINE = "foreground_random"  # what nnActive found that hardly any strategy beats
@@ -85,7 +83,6 @@ class Simulation:
             raise RequestError(f"--cases {self.cases} leaves too few to label {self.stop}.")
 
 
-Point = dict[str, Any]
 Judged = tuple[float, dict[str, Score]]
 
 
@@ -97,7 +94,7 @@ def simulate(simulation: Simulation, console: Console) -> list[Point]:
     """
     simulation.check()
     counts = list(range(simulation.start, simulation.stop + 1, simulation.step))
-    done = _read(simulation.out)
+    done = read_points(simulation.out)
     columns = (
         TextColumn("{task.description:<60}"),
         BarColumn(),
@@ -115,7 +112,7 @@ def simulate(simulation: Simulation, console: Console) -> list[Point]:
                     for point in replay.play(strategy, counts, known):
                         text = f"seed {seed}, {strategy}: {point['labelled']} labeled"
                         progress.update(task, advance=1, description=text)
-    points = _read(simulation.out)
+    points = read_points(simulation.out)
     chosen = [p for p in points if p["strategy"] in simulation.strategies]
     plot(chosen, simulation.out.with_suffix(".png"))
     console.print(table(chosen))
@@ -230,7 +227,7 @@ def table(points: Sequence[Point]) -> Table:
         shared = sorted(set(seeds) & set(found.get(BASELINE, {})))
         gaps = np.array([seeds[seed] - found[BASELINE][seed] for seed in shared])
         spread = f"{values.std(ddof=1):.4f}" if len(values) > 1 else ""
-        shown.add_row(strategy, f"{values.mean():.4f}", spread, _gap(gaps), str(len(values)))
+        shown.add_row(strategy, f"{values.mean():.4f}", spread, gap_text(gaps), str(len(values)))
     return shown
 
 
@@ -255,21 +252,3 @@ def plot(points: Sequence[Point], path: Path) -> None:
     axes.legend()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
-
-
-def _gap(gaps: Array) -> str:
-    if len(gaps) < 2 or not gaps.any():
-        return "" if len(gaps) < 2 else "0"
-    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
-    return f"{gaps.mean():+.4f} ({gaps.mean() - half:+.4f} to {gaps.mean() + half:+.4f})"
-
-
-def _read(path: Path) -> list[Point]:
-    """Return the points of a file; a line that a kill cut short is left out."""
-    points = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            points.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return points

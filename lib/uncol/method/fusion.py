@@ -52,7 +52,12 @@ def generalist_probs(foreground: Tensor, *, squash_twice: bool = False) -> Tenso
 
 
 def fuse(
-    specialist: Tensor, generalist: Tensor, available: Tensor, *, threshold: float
+    specialist: Tensor,
+    generalist: Tensor,
+    available: Tensor,
+    *,
+    threshold: float,
+    heed_specialist: bool = True,
 ) -> PseudoLabel:
     """Fuse the teachers voxel by voxel.
 
@@ -65,9 +70,10 @@ def fuse(
         available: `(B, I, J, K)` bool, where p_G was computed at all; elsewhere the generalist
             does not pass.
         threshold: tau in [0, 1].
+        heed_specialist: whether the specialist may pass; False only to see what it is worth.
     """
     unsure_s, unsure_g = entropy(specialist), entropy(generalist)
-    trust_s = unsure_s <= threshold
+    trust_s = (unsure_s <= threshold) & heed_specialist
     trust_g = (unsure_g <= threshold) & available
     weight_g = torch.sigmoid(unsure_s - unsure_g)  # e^-a / (e^-a + e^-b), written stably
     weight_g = torch.where(trust_g & trust_s, weight_g, trust_g.to(weight_g.dtype)).unsqueeze(1)

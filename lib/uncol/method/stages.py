@@ -99,6 +99,7 @@ def pretrain(
     mask: Tensor,
     *,
     weight: float,
+    visual_too: bool = True,
     softmax_twice: bool = False,
 ) -> Losses:
     """Stage 1: L = L_seg + lambda(t) (L_sem + L_vis) on mixed annotated crops.
@@ -106,20 +107,25 @@ def pretrain(
     Args:
         student: the student.
         adapters: projections from the teacher, or None without a teacher.
-        crops: annotated crops; each is mixed with its neighbour in the batch.
+        crops: annotated crops; each is mixed with its neighbour in the batch. Without tokens in
+            their knowledge there is no semantic distillation.
         mask: copy-paste mask `(B, 1, I, J, K)`.
         weight: lambda(t).
+        visual_too: whether there is visual distillation.
         softmax_twice: see `losses.dice`.
     """
     mixed = mix_crops(mask, crops, roll(crops))
-    known = mixed.knowledge
-    if adapters is None or known is None or known.semantic is None:
-        output = student(mixed.image)
-        semantic = visual = output.prior.new_zeros(())
-    else:
+    known = mixed.knowledge if adapters is not None else None
+    target = None
+    if adapters is not None and known is not None and known.semantic is not None:
         target = adapters.semantic(known.semantic)
         output = _student_with(student, mixed.image, target, known.valid)
+    else:
+        output = student(mixed.image)
+    semantic = visual = output.prior.new_zeros(())
+    if known is not None and target is not None:
         semantic = distill.masked_mse(output.prior, target, known.valid)
+    if adapters is not None and known is not None and visual_too:
         visual = _visual(adapters, known, output)
     supervised = losses.four_heads(
         output.logits, mixed.label, mixed.counts, softmax_twice=softmax_twice
@@ -134,6 +140,8 @@ def finetune(
     labeled: Crops,
     unlabeled: Crops,
     mask: Tensor,
+    *,
+    visual_too: bool = True,
 ) -> Losses:
     """Stage 2: L = L_l + L_u + 0.1 (L_vis(x_l) + L_vis(x_u)).
 
@@ -146,6 +154,7 @@ def finetune(
         labeled: annotated crops x_a; x_b is the same batch moved by one.
         unlabeled: crops u_a with pseudo-labels, as many; u_b likewise.
         mask: copy-paste mask `(B, 1, I, J, K)`.
+        visual_too: whether there is visual distillation.
     """
     paste_in = mix_crops(mask, labeled, unlabeled)
     paste_out = mix_crops(mask, roll(unlabeled), roll(labeled))
@@ -157,8 +166,9 @@ def finetune(
     pseudo = losses.dice_ce(logits_in, paste_in.label, paste_in.counts & inside)
     pseudo = pseudo + losses.dice_ce(logits_out, paste_out.label, paste_out.counts & outside)
     visual = output.prior.new_zeros(())
-    if adapters is not None and paste_in.knowledge is not None and paste_out.knowledge is not None:
-        known = _join(paste_in.knowledge, paste_out.knowledge)
+    first, second = paste_in.knowledge, paste_out.knowledge
+    if adapters is not None and first is not None and second is not None and visual_too:
+        known = _join(first, second)
         visual = 2 * _visual(adapters, known, output)  # the sum of both halves' means
     supervised = 0.5 * (annotated + PSEUDO_WEIGHT * pseudo)
     total = supervised + VISUAL_WEIGHT * visual

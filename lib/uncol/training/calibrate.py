@@ -35,8 +35,9 @@ from uncol.networks.student import Student
 from uncol.training.evaluate import dice_per_label
 from uncol.training.generalist import Generalist, open_generalist
 from uncol.training.label_check import Doubt, check_label
-from uncol.training.loop import Trainer, new_run
+from uncol.training.loop import Trainer
 from uncol.training.plan import Plan
+from uncol.training.run import new_run
 from uncol.training.settings import Reporter, RoundSettings
 from uncol.training.store import CaseStore, TrainingCase
 from uncol.training.versions import Manifest, ModelStore, spec_from, write_atomically, write_json

@@ -20,8 +20,9 @@ from uncol.networks.presets import Preset, choose_preset, fit_preset
 from uncol.networks.student import Student
 from uncol.training.checkpoint import Checkpoint
 from uncol.training.generalist import GIB, Generalist, open_generalist
-from uncol.training.loop import Trainer, new_run
+from uncol.training.loop import Trainer
 from uncol.training.plan import Plan, make_plan
+from uncol.training.run import new_run
 from uncol.training.settings import Reporter, RoundSettings
 from uncol.training.store import CaseStore, TrainingCase, annotated, file_digest, read_annotation
 from uncol.training.versions import Manifest, spec_to
@@ -46,7 +47,15 @@ class Fitted:
     checkpoint: Checkpoint
 
 
-def fit(pool: Pool, settings: RoundSettings, reporter: Reporter, runs: Path) -> Fitted:
+def fit(
+    pool: Pool,
+    settings: RoundSettings,
+    reporter: Reporter,
+    runs: Path,
+    *,
+    make_trainer: type[Trainer] = Trainer,
+    plan: Plan | None = None,
+) -> Fitted:
     """Train on a pool. The same run, killed before, goes on from its last checkpoint.
 
     Args:
@@ -54,6 +63,8 @@ def fit(pool: Pool, settings: RoundSettings, reporter: Reporter, runs: Path) -> 
         settings: what the run is made with.
         reporter: hears how it goes.
         runs: folder of the checkpoint.
+        make_trainer: what trains; benchmarks compare other methods with it.
+        plan: the budget, if it is not what the pool's size and the device give.
 
     Raises:
         TrainingError: the pool cannot be trained on.
@@ -68,7 +79,7 @@ def fit(pool: Pool, settings: RoundSettings, reporter: Reporter, runs: Path) -> 
     prepared = _prepare(pool, settings, space, left_out)
     preset_name, preset = _preset(list(grids.values()), space, settings)
     gpu = settings.device.type == "cuda"
-    plan = make_plan(
+    plan = plan or make_plan(
         len(prepared.labeled), len(prepared.unlabeled), gpu=gpu, scale=settings.step_scale
     )
     reporter.planned(plan)
@@ -103,7 +114,7 @@ def fit(pool: Pool, settings: RoundSettings, reporter: Reporter, runs: Path) -> 
         plan=asdict(plan),
     )
     checkpoint = Checkpoint(runs / "checkpoint.pt", _key(manifest))
-    student = _train(prepared, preset, plan, settings, reporter, checkpoint)
+    student = _train(prepared, preset, plan, settings, reporter, checkpoint, make_trainer)
     return Fitted(student, manifest, left_out, checkpoint)
 
 
@@ -114,6 +125,7 @@ def _train(
     settings: RoundSettings,
     reporter: Reporter,
     checkpoint: Checkpoint,
+    make_trainer: type[Trainer],
 ) -> Student:
     generalist = _generalist(prepared, plan, settings, reporter)
     run = new_run(
@@ -123,7 +135,7 @@ def _train(
         seed=settings.seed,
         device=settings.device,
     )
-    trainer = Trainer(
+    trainer = make_trainer(
         run,
         preset,
         plan,

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +15,18 @@ from uncol.data.augment import CropMap
 from uncol.errors import TrainingError
 from uncol.inference.predict import predict
 from uncol.method import schedules
-from uncol.method.distill import Adapters
 from uncol.method.fusion import PseudoLabel, fuse, generalist_probs
 from uncol.method.mixing import copy_paste_mask
 from uncol.method.mode import Mode
+from uncol.method.parts import EVERYTHING, Parts
 from uncol.method.stages import Crops, Knowledge, Losses, finetune, pretrain, with_pseudo_label
 from uncol.networks.arithmetic import fast_arithmetic
-from uncol.networks.ema import make_teacher, update_teacher
+from uncol.networks.ema import update_teacher
 from uncol.networks.presets import Preset
-from uncol.networks.student import Student
 from uncol.training.batches import CropSource, Drawn
 from uncol.training.generalist import Generalist
 from uncol.training.plan import Plan
+from uncol.training.run import Run
 from uncol.training.store import TrainingCase
 from uncol.uncertainty.maps import entropy
 
@@ -56,39 +56,17 @@ class Step:
     trust: dict[str, float]
 
 
-@dataclass
-class Run:
-    """Everything that a run changes.
-
-    Attributes:
-        student: the student.
-        teacher: the specialized teacher.
-        adapters: projections from the generalist, or None without one.
-        generator: the only source of randomness besides dropout.
-    """
-
-    student: Student
-    teacher: nn.Module
-    adapters: Adapters | None
-    generator: torch.Generator
-
-    def deployed(self, mode: str) -> Student:
-        """Return the network to deploy: the averaged student, or the last one as released.
-
-        Both are the same network; the average varies less from step to step than its last state.
-        """
-        chosen = self.student if mode == "release" else self.teacher
-        if not isinstance(chosen, Student):
-            raise TypeError(type(chosen))
-        return chosen.eval()
-
-
 class Trainer:
     """UnCoL on prepared cases: `for step in trainer.run(): ...`.
 
     Between two steps everything that decides the rest of the run is in `state_dict`: on a CPU with
     the same number of threads an interrupted run ends in the very weights of one that was not.
+
+    Attributes:
+        parts: what of the method takes part; benchmarks leave parts out in classes of their own.
     """
+
+    parts: ClassVar[Parts] = EVERYTHING
 
     def __init__(
         self,
@@ -207,7 +185,7 @@ class Trainer:
     def _pretrain(self, step: int) -> tuple[Losses, dict[str, float]]:
         state, total = self.state, self.plan.pretrain_steps
         self._set_rate(step, total)
-        drawn = self._sources[0].draw(self.preset.batch, semantic=True)
+        drawn = self._sources[0].draw(self.preset.batch, semantic=self.parts.semantic)
         with fast_arithmetic(self.device):
             losses = pretrain(
                 state.student,
@@ -215,6 +193,7 @@ class Trainer:
                 _to(drawn.crops, self.device),
                 self._mask(self.preset.batch),
                 weight=schedules.distillation_weight(step, total),
+                visual_too=self.parts.visual,
                 softmax_twice=self.mode.softmax_twice,
             )
         self._update(losses)
@@ -237,6 +216,7 @@ class Trainer:
                 _to(labeled.crops, self.device),
                 crops,
                 self._mask(half),
+                visual_too=self.parts.visual,
             )
         self._update(losses)
         if not self.mode.freeze_teacher_in_stage2:
@@ -252,7 +232,7 @@ class Trainer:
 
     def _mask(self, batch: int) -> Tensor:
         mask = copy_paste_mask(batch, self.preset.crop, generator=self.state.generator)
-        return mask.to(self.device)
+        return (mask if self.parts.mixing else torch.ones_like(mask)).to(self.device)
 
     def _make_optimizer(self, stage: int) -> torch.optim.Optimizer:
         networks: list[nn.Module] = [self.state.student]
@@ -308,8 +288,16 @@ class Trainer:
         foreground = torch.stack([probs for probs, _ in found]).to(self.device)
         available = torch.stack([exists for _, exists in found]).to(self.device)
         general = generalist_probs(foreground, squash_twice=self.mode.squash_twice)
-        threshold = schedules.trust_threshold(step, self.plan.finetune_steps)
-        return fuse(specialist, general, available, threshold=threshold)
+        threshold = self.parts.threshold
+        if threshold is None:
+            threshold = schedules.trust_threshold(step, self.plan.finetune_steps)
+        return fuse(
+            specialist,
+            general,
+            available & self.parts.generalist,
+            threshold=threshold,
+            heed_specialist=self.parts.specialist,
+        )
 
     def _generalist_says(self, name: str, place: CropMap, classes: int) -> tuple[Tensor, Tensor]:
         if self.generalist is None:
@@ -319,7 +307,7 @@ class Trainer:
 
     def _prompt_generalist(self) -> None:
         """Prompt the generalist with the specialist's masks of all unlabeled scans."""
-        if self.generalist is None:
+        if self.generalist is None or not self.parts.generalist:
             return
         teacher = self.state.teacher
         weights = {name: value.clone() for name, value in teacher.state_dict().items()}
@@ -349,31 +337,6 @@ class Trainer:
             torch.cuda.set_rng_state_all(state["dropout_gpu"])
         if self.generalist is not None:
             self.generalist.generator.bit_generator.state = json.loads(state["clicks"])
-
-
-def new_run(
-    preset: Preset,
-    classes: int,
-    *,
-    generalist: Generalist | None,
-    seed: int,
-    device: torch.device,
-) -> Run:
-    """Make fresh networks from a seed."""
-    torch.manual_seed(seed)
-    student = Student(preset.spec, classes).to(device)
-    adapters = None
-    if generalist is not None:
-        teacher = generalist.teacher
-        adapters = Adapters(
-            hidden_channels=teacher.hidden_channels,
-            token_channels=teacher.token_channels,
-            foreground=classes - 1,
-            student_dim=preset.spec.prior_dim,
-            student_width=preset.spec.channels[-1],
-        ).to(device)
-    generator = torch.Generator().manual_seed(seed)
-    return Run(student, make_teacher(student), adapters, generator)
 
 
 def trust_shares(pseudo: PseudoLabel) -> dict[str, float]:

@@ -1,30 +1,21 @@
 import json
 from dataclasses import replace
 
-import nibabel as nib
 import numpy as np
 import pytest
 from rich.console import Console
 
 from uncol.errors import RequestError
+from uncol.experiments.points import gap_text
 from uncol.experiments.pool import open_pool
-from uncol.experiments.simulate import Simulation, _gap, areas, simulate
+from uncol.experiments.simulate import Simulation, areas, simulate
 
 
 @pytest.fixture
-def simulation(tmp_path, tiny_settings):
-    for folder in ("images", "labels"):
-        (tmp_path / folder).mkdir()
-    for number in range(9):
-        rng = np.random.default_rng(number)
-        label = np.zeros((16, 16, 16), dtype=np.uint8)
-        label[4 : 8 + number % 3, 5:11, 4:12] = 1
-        image = (2 * label + rng.normal(0, 0.5, label.shape)).astype(np.float32)
-        for folder, array in (("images", image), ("labels", label)):
-            nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / folder / f"c{number}.nii.gz")
+def simulation(ball_pool, tmp_path, tiny_settings):
     settings = tiny_settings(tmp_path, step_scale=0.01)
     return Simulation(
-        pool=open_pool(tmp_path, "ball"),
+        pool=ball_pool,
         strategies=("uncol", "random"),
         start=2,
         step=2,
@@ -84,9 +75,9 @@ def test_the_area_is_the_mean_over_the_curve_of_whole_curves() -> None:
 
 
 def test_paired_gaps_come_with_an_interval() -> None:
-    assert _gap(np.array([])) == ""
-    assert _gap(np.array([0.0, 0.0])) == "0"
-    assert _gap(np.array([0.01, 0.03])).startswith("+0.0200 (-0.1071 to +0.1471)")
+    assert gap_text(np.array([])) == ""
+    assert gap_text(np.array([0.0, 0.0])) == "0"
+    assert gap_text(np.array([0.01, 0.03])).startswith("+0.0200 (-0.1071 to +0.1471)")
 
 
 def test_a_folder_without_labels_is_refused(tmp_path) -> None:

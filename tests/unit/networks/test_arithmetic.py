@@ -1,6 +1,9 @@
+import pytest
 import torch
 
 from uncol.networks import arithmetic
+
+PROBES = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
 
 
 def product(context):
@@ -8,16 +11,20 @@ def product(context):
         return torch.randn(4, 4) @ torch.randn(4, 4)
 
 
-def test_a_cpu_with_tiles_multiplies_in_bfloat16(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+@pytest.mark.parametrize("having", PROBES)
+def test_a_cpu_that_computes_in_bfloat16_multiplies_in_it(monkeypatch, having):
+    for probe in PROBES:
+        monkeypatch.setattr(torch.cpu, probe, lambda probe=probe: probe == having, raising=False)
     assert product(arithmetic.fast_arithmetic(torch.device("cpu"))).dtype == torch.bfloat16
 
 
-def test_a_cpu_without_them_stays_at_full_precision(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+def test_a_cpu_without_it_stays_at_full_precision(monkeypatch):
+    for probe in PROBES:
+        monkeypatch.setattr(torch.cpu, probe, lambda: False, raising=False)
     assert product(arithmetic.fast_arithmetic(torch.device("cpu"))).dtype == torch.float32
 
 
-def test_an_older_torch_without_the_probe_stays_at_full_precision(monkeypatch):
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+def test_an_older_torch_without_the_probes_stays_at_full_precision(monkeypatch):
+    for probe in PROBES:
+        monkeypatch.delattr(torch.cpu, probe, raising=False)
     assert product(arithmetic.fast_arithmetic(torch.device("cpu"))).dtype == torch.float32

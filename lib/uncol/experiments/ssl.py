@@ -1,0 +1,342 @@
+"""`uncol benchmark ssl`: does the student learn more from few labels than the field's methods do?
+
+A run trains one method on one budget of labels with one seed and judges the student once, on cases
+that neither train nor choose anything: no checkpoint is selected, the averaged student of the last
+step counts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from uncol.data.cases import Pool
+from uncol.data.ledger import append_line
+from uncol.data.scan import read_label, read_scan
+from uncol.errors import RequestError
+from uncol.experiments.methods import METHODS, Method
+from uncol.experiments.points import Point, gap_text, read_points
+from uncol.experiments.pool import LabeledPool
+from uncol.method.mode import MODES
+from uncol.training.evaluate import scores
+from uncol.training.fit import Fitted, fit
+from uncol.training.loop import Step
+from uncol.training.plan import Plan, make_plan
+from uncol.training.published import Published
+from uncol.training.settings import Reporter, RoundSettings
+from uncol.uncertainty.calibration import Calibration
+
+BASELINE = "supervised"
+METRICS = ("dice", "hd95_mm", "asd_mm")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+        pool: labeled scans.
+        methods: names, see `METHODS`.
+        budgets: numbers of labeled training scans; the rest of them is unlabeled.
+        seeds: each draws its own test, training and labeled cases, and seeds the trainings.
+        train: training scans, labeled and unlabeled.
+        test: cases that judge.
+        steps: of both stages; None for what the app would plan for the budget.
+        settings: how to train; mode, teacher and seed are the methods' own.
+        out: JSON lines file; runs in it are not computed again.
+    """
+
+    pool: LabeledPool
+    methods: tuple[str, ...]
+    budgets: tuple[int, ...]
+    seeds: tuple[int, ...]
+    train: int
+    test: int
+    steps: tuple[int, int] | None
+    settings: RoundSettings
+    out: Path
+
+    def check(self) -> None:
+        """Refuse what cannot be compared.
+
+        Raises:
+            RequestError: a method is unknown, or there are too few cases.
+        """
+        unknown = [name for name in self.methods if name not in METHODS]
+        if unknown:
+            raise RequestError(f"No method '{unknown[0]}'; choose of {', '.join(METHODS)}.")
+        train, test = self.pool.parts(self.seeds[0], test=self.test)
+        if len(test) < self.test or len(train) < self.train:
+            raise RequestError(
+                f"{self.pool.images} holds {len(self.pool.files)} labeled scans; {self.train} to "
+                f"train and {self.test} to judge are needed."
+            )
+        if not 1 <= min(self.budgets) <= max(self.budgets) <= self.train:
+            raise RequestError(f"Budgets must lie between 1 and --train {self.train}.")
+
+    @property
+    def options(self) -> Point:
+        """What all lines of one comparison have in common."""
+        return {
+            "preset": self.settings.preset,
+            "train": self.train,
+            "test": self.test,
+            "steps": list(self.steps) if self.steps else self.settings.step_scale,
+        }
+
+    def runs(self) -> Iterator[tuple[str, int, int]]:
+        """Yield method, budget and seed; `supervised_all` has one budget, all training scans."""
+        for seed in self.seeds:
+            for name in self.methods:
+                for budget in (self.train,) if METHODS[name].everything else self.budgets:
+                    yield name, budget, seed
+
+    def plan(self, budget: int) -> Plan:
+        """Return the budget of steps that all methods share at a budget of labels."""
+        gpu = self.settings.device.type == "cuda"
+        shared = min(budget, max(self.budgets))  # `supervised_all` trains as long as the longest
+        plan = make_plan(shared, self.train - shared, gpu=gpu, scale=self.settings.step_scale)
+        if self.steps is None:
+            return plan
+        pretrain, finetune = self.steps
+        every = max(1, -(-finetune // 2))
+        return replace(plan, pretrain_steps=pretrain, finetune_steps=finetune, prompt_every=every)
+
+
+def compare(comparison: Comparison, console: Console) -> list[Point]:
+    """Run what is not in the file yet, write lines and plot, print a table; returns all points.
+
+    Raises:
+        RequestError: it cannot be compared.
+    """
+    comparison.check()
+    console.print(_header(comparison))
+    runs = list(comparison.runs())
+    columns = (
+        TextColumn("{task.description:<60}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with (
+        Progress(*columns, console=console) as progress,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        task = progress.add_task("comparing", total=len(runs))
+        settings = replace(comparison.settings, model_dir=Path(folder))
+        for name, budget, seed in runs:
+            progress.update(task, description=f"seed {seed}, {budget} labels, {name}")
+            if _find(comparison, name, budget, seed) is None:
+                point = _run(comparison, settings, name, budget, seed)
+                append_line(comparison.out, json.dumps(point))
+            progress.advance(task)
+    points = [p for run in runs if (p := _find(comparison, *run)) is not None]
+    plot(points, comparison.out.with_suffix(".png"))
+    console.print(table(points))
+    return points
+
+
+def _find(comparison: Comparison, name: str, budget: int, seed: int) -> Point | None:
+    """Return a run's line; the file may grow while other processes share the work."""
+    wanted = {"method": name, "budget": budget, "seed": seed, **comparison.options}
+    for point in read_points(comparison.out):
+        if all(point.get(key) == value for key, value in wanted.items()):
+            return point
+    return None
+
+
+def _run(
+    comparison: Comparison, settings: RoundSettings, name: str, budget: int, seed: int
+) -> Point:
+    method = METHODS[name]
+    start = time.monotonic()
+    train, test = comparison.pool.parts(seed, test=comparison.test)
+    clock = _Clock()
+    fitted = _fit(comparison, settings, method, train[: comparison.train], budget, seed, clock)
+    seconds = time.monotonic() - start
+    found = judge(comparison, settings, fitted, test)
+    labels = comparison.pool.labels
+    per_label = {
+        metric: {label: _mean([case[label][metric] for case in found.values()]) for label in labels}
+        for metric in METRICS
+    }
+    return {
+        "method": name,
+        "budget": budget,
+        "seed": seed,
+        **comparison.options,
+        "dice": _mean(list(per_label["dice"].values())),
+        "dice_per_label": per_label["dice"],
+        "hd95_mm": per_label["hd95_mm"],
+        "asd_mm": per_label["asd_mm"],
+        "undefined": sum(math.isnan(c[k]["hd95_mm"]) for c in found.values() for k in labels),
+        "dice_per_case": {
+            case: _mean([one["dice"] for one in values.values()]) for case, values in found.items()
+        },
+        "seconds": round(seconds, 1),
+        "step_seconds": clock.median(),
+        "planned_steps": [fitted.manifest.plan[k] for k in ("pretrain_steps", "finetune_steps")],
+    }
+
+
+def _fit(
+    comparison: Comparison,
+    settings: RoundSettings,
+    method: Method,
+    train: Sequence[str],
+    budget: int,
+    seed: int,
+    reporter: Reporter,
+) -> Fitted:
+    labeled = train if method.everything else train[:budget]
+    others = train[len(labeled) :] if method.unlabeled else []
+    pool = comparison.pool
+    run = replace(
+        settings,
+        seed=seed,
+        mode=method.mode,
+        teacher=settings.teacher if method.teacher else "none",
+        labeled_only=True,
+    )
+    fitted = fit(
+        Pool(tuple(pool.cases(labeled, [])), tuple(pool.cases([], others)), ()),
+        run,
+        reporter,
+        settings.model_dir / "runs",
+        make_trainer=method.make_trainer,
+        plan=comparison.plan(budget),
+    )
+    fitted.checkpoint.remove()
+    return fitted
+
+
+def judge(
+    comparison: Comparison, settings: RoundSettings, fitted: Fitted, test: Sequence[str]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return all metrics by case and label, in the scans' own grids, through the serving code."""
+    pool = comparison.pool
+    published = Published(fitted.student, fitted.manifest, Calibration(), settings.device)
+    released = MODES[fitted.manifest.mode].empty_scores_zero
+    found = {}
+    for file in test:
+        scan = read_scan(pool.images / file)
+        label, truth = published.segment(scan).label, read_label(pool.truth / file).array
+        found[file] = {
+            name: vars(scores(label == v, truth == v, scan.grid.spacing_mm, released=released))
+            for name, v in pool.labels.items()
+        }
+    return found
+
+
+class _Clock(Reporter):
+    """Times the steps of stage 2, from the end of one to the end of the next."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._took: list[float] = []
+
+    def step(self, step: Step) -> None:
+        """Take the time."""
+        now = time.monotonic()
+        if step.stage == 2 and self._last is not None:
+            self._took.append(now - self._last)
+        self._last = now
+
+    def median(self) -> float | None:
+        """Return the median of a step, which leaves out the few that prompt the generalist."""
+        return round(float(np.median(self._took)), 4) if self._took else None
+
+
+def table(points: Sequence[Point]) -> Table:
+    """Return a row a method and budget: means, spread over seeds, paired gaps to `supervised`."""
+    shown = Table(title="Unseen cases; mean and deviation over seeds, 95 % t intervals of pairs")
+    for title in ("labels", "method", "Dice", f"minus {BASELINE}", "HD95 mm", "ASD mm"):
+        shown.add_column(title, justify="left" if title == "method" else "right")
+    for title in ("step s", "run s", "seeds"):
+        shown.add_column(title, justify="right")
+    for budget, method in dict.fromkeys((p["budget"], p["method"]) for p in _ordered(points)):
+        rows = {p["seed"]: p for p in points if (p["budget"], p["method"]) == (budget, method)}
+        base = {p["seed"]: p for p in points if (p["budget"], p["method"]) == (budget, BASELINE)}
+        dice = np.array([p["dice"] for p in rows.values()])
+        spread = f" ± {dice.std(ddof=1):.3f}" if len(dice) > 1 else ""
+        shared = sorted(rows.keys() & base.keys()) if method != BASELINE else []
+        gaps = np.array([rows[seed]["dice"] - base[seed]["dice"] for seed in shared])
+        shown.add_row(
+            str(budget),
+            method,
+            f"{dice.mean():.3f}{spread}",
+            gap_text(gaps),
+            *(_shown([v for p in rows.values() for v in p[m].values()], 2) for m in METRICS[1:]),
+            _shown([p["step_seconds"] for p in rows.values()], 3),
+            _shown([p["seconds"] for p in rows.values()], 0),
+            str(len(rows)),
+        )
+    return shown
+
+
+def plot(points: Sequence[Point], path: Path) -> None:
+    """Draw Dice against labels, a bar of one deviation over seeds; the upper bound as a line."""
+    import matplotlib  # noqa: PLC0415 - slow import, only here
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for method in dict.fromkeys(point["method"] for point in points):
+        budgets = sorted({p["budget"] for p in points if p["method"] == method})
+        rows = [
+            [p["dice"] for p in points if (p["method"], p["budget"]) == (method, b)]
+            for b in budgets
+        ]
+        mean, spread = (np.array([f(row) for row in rows]) for f in (np.mean, np.std))
+        if METHODS[method].everything:
+            axes.axhline(mean[0], linestyle="--", color="gray", label=f"{method} ({budgets[0]})")
+        else:
+            axes.errorbar(budgets, mean, spread, marker="o", capsize=3, label=method)
+    axes.set(xlabel="labeled training scans", ylabel="mean Dice on unseen cases")
+    axes.legend(fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _ordered(points: Sequence[Point]) -> list[Point]:
+    names = list(METHODS)
+    return sorted(points, key=lambda p: (p["budget"], names.index(p["method"])))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of what is defined; None if nothing is. NaN is no JSON."""
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return sum(known) / len(known) if known else None
+
+
+def _shown(values: Sequence[float | None], digits: int) -> str:
+    mean = _mean(values)
+    return "" if mean is None else f"{mean:.{digits}f}"
+
+
+def _header(comparison: Comparison) -> str:
+    made: Mapping[str, object] = {
+        "command": " ".join(["uncol", *sys.argv[1:]]),
+        "data": str(comparison.pool.images),
+        "threads": torch.get_num_threads(),
+        "device": str(comparison.settings.device),
+        "machine": platform.processor() or platform.machine(),
+        **{name: version(name) for name in ("torch", "monai", "monailabel")},
+    }
+    return "\n".join(f"{name}: {value}" for name, value in made.items())

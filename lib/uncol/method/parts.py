@@ -1,0 +1,30 @@
+"""Which parts of the method take part. The product uses all; ablations leave one out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The method's parts, by the names of uncol-method.md section 5's ablations.
+
+    Attributes:
+        mixing: crops are copy-pasted into each other (section 2.1).
+        semantic: stage 1's semantic distillation (section 2.2); without it the decoder consumes
+            the student's own prior there, too.
+        visual: visual distillation in both stages.
+        generalist: the generalized teacher speaks in pseudo-labels (section 2.4).
+        specialist: the specialized teacher does.
+        threshold: a fixed gate; None for the ramp tau(t), 1 for no gate.
+    """
+
+    mixing: bool = True
+    semantic: bool = True
+    visual: bool = True
+    generalist: bool = True
+    specialist: bool = True
+    threshold: float | None = None
+
+
+EVERYTHING = Parts()

@@ -1,0 +1,142 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from uncol.errors import RequestError
+from uncol.experiments.pool import open_pool
+from uncol.experiments.ssl import Comparison, compare, table
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def comparison(ball_pool, tmp_path, tiny_settings):
+    return Comparison(
+        pool=ball_pool,
+        methods=("supervised", "bcp", "supervised_all"),
+        budgets=(2,),
+        seeds=(0,),
+        train=5,
+        test=2,
+        steps=(1, 2),
+        settings=tiny_settings(tmp_path, step_scale=1.0),
+        out=tmp_path / "out" / "lines.jsonl",
+    )
+
+
+def test_each_run_writes_a_line_and_a_killed_comparison_goes_on(comparison):
+    points = compare(comparison, QUIET)
+    told = [(p["method"], p["budget"], p["seed"]) for p in points]
+    assert told == [("supervised", 2, 0), ("bcp", 2, 0), ("supervised_all", 5, 0)]
+    for point in points:
+        assert point["dice"] == pytest.approx(np.mean(list(point["dice_per_label"].values())))
+        assert len(point["dice_per_case"]) == 2
+        assert point["planned_steps"] == [1, 2]
+        assert point["seconds"] > 0
+        assert point["step_seconds"] > 0
+    assert comparison.out.with_suffix(".png").stat().st_size > 1000
+    lines = comparison.out.read_text().splitlines()
+    assert [json.loads(line) for line in lines] == points
+
+    comparison.out.write_text("\n".join(lines[:2]) + "\n" + lines[2][:20])
+    again = compare(comparison, QUIET)
+    assert again[:2] == points[:2]
+    assert again[2]["dice"] == points[2]["dice"]  # computed anew, and the same
+
+
+def test_lines_of_other_options_are_not_taken_for_ones_own(comparison):
+    compare(replace(comparison, methods=("bcp",)), QUIET)
+    compare(replace(comparison, methods=("bcp",), steps=(2, 1)), QUIET)
+    steps = [json.loads(line)["steps"] for line in comparison.out.read_text().splitlines()]
+    assert steps == [[1, 2], [2, 1]]
+
+
+def test_test_cases_never_train_and_budgets_share_cases(comparison, monkeypatch):
+    from uncol.experiments import ssl
+
+    pools = []
+    fit = ssl.fit
+
+    def listen(pool, *arguments, **named):
+        pools.append(pool)
+        return fit(pool, *arguments, **named)
+
+    monkeypatch.setattr(ssl, "fit", listen)
+    (point, _) = compare(replace(comparison, methods=("bcp",), budgets=(1, 3)), QUIET)
+    test = {name.removesuffix(".nii.gz") for name in point["dice_per_case"]}
+    small, large = ([case.name for case in pool.labeled] for pool in pools)
+    assert large[:1] == small
+    for pool in pools:
+        names = {case.name for case in (*pool.labeled, *pool.unlabeled)}
+        assert len(names) == 5
+        assert not names & test
+        assert all(case.label is None for case in pool.unlabeled)
+
+
+def test_supervised_learns_from_its_labels_alone(comparison, monkeypatch):
+    from uncol.experiments import ssl
+
+    pools = []
+    fit = ssl.fit
+    monkeypatch.setattr(ssl, "fit", lambda pool, *a, **n: pools.append(pool) or fit(pool, *a, **n))
+    compare(replace(comparison, methods=("supervised",)), QUIET)
+    assert [len(pools[0].labeled), len(pools[0].unlabeled)] == [2, 0]
+
+
+def test_all_methods_of_a_budget_get_the_same_steps(comparison):
+    planned = replace(comparison, steps=None, budgets=(2, 4))
+    assert planned.plan(5) == planned.plan(4)  # supervised_all trains as long as the longest
+    assert planned.plan(2).steps < planned.plan(4).steps
+
+
+def test_a_published_split_is_kept_whatever_the_seed(ball_pool, tmp_path):
+    (tmp_path / "train.list").write_text("c3\nc1\nc5\n")
+    (tmp_path / "test.list").write_text("c0\nc2\n")
+    pool = open_pool(tmp_path, "ball")
+    train = ["c3.nii.gz", "c1.nii.gz", "c5.nii.gz"]
+    assert pool.parts(0, test=1) == pool.parts(9, test=1) == (train, ["c0.nii.gz"])
+
+
+def test_without_one_the_seed_draws_both_parts(ball_pool):
+    train, test = ball_pool.parts(0, test=3)
+    assert len(test) == 3
+    assert sorted(train + test) == list(ball_pool.files)
+    assert ball_pool.parts(1, test=3)[1] != test
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": ("cbp",)}, "No method 'cbp'; choose of supervised"),
+        ({"train": 30}, "holds 9 labeled scans; 30 to train"),
+        ({"budgets": (0, 2)}, "Budgets must lie between 1"),
+        ({"budgets": (6,)}, "Budgets must lie between 1 and --train 5"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(comparison, change, message):
+    with pytest.raises(RequestError, match=message):
+        compare(replace(comparison, **change), QUIET)
+
+
+def test_the_table_pairs_seeds_and_leaves_out_distances_of_empty_masks():
+    def point(method, seed, dice, hd95):
+        return {
+            "method": method,
+            "budget": 2,
+            "seed": seed,
+            "dice": dice,
+            "hd95_mm": {"a": hd95, "b": None},
+            "asd_mm": {"a": 1.0, "b": 1.0},
+            "step_seconds": 0.1,
+            "seconds": 5.0,
+        }
+
+    points = [point("supervised", s, 0.7, 4.0) for s in (0, 1)]
+    points += [point("uncol", 0, 0.78, 2.0), point("uncol", 1, 0.80, 3.0)]
+    columns = [list(column.cells) for column in table(points).columns]
+    assert columns[1] == ["supervised", "uncol"]
+    assert columns[3][1].startswith("+0.0900 (-0.0371 to")
+    assert columns[4] == ["4.00", "2.50"]
