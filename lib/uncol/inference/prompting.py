@@ -45,7 +45,7 @@ def class_masks(mask: Tensor, classes: int) -> list[Array]:
 def prompt_view(
     teacher: GeneralizedTeacher,
     image: Tensor,
-    targets: list[Array],
+    targets: list[Array | None],
     box: Letterbox,
     *,
     uncertainty: Tensor | None,
@@ -59,7 +59,7 @@ def prompt_view(
     Args:
         teacher: the teacher.
         image: `(1, D, *grid)`, the encoded view.
-        targets: each class's mask in the region, `(*region)` bool.
+        targets: each class's mask in the region, `(*region)` bool; None for one not asked for.
         box: the way between region and view.
         uncertainty: the specialist's, `(*region)`; None when the masks are annotations.
         mode: which released behaviours to reproduce.
@@ -70,6 +70,8 @@ def prompt_view(
     tokens = torch.zeros(len(targets), teacher.token_channels, *grid)
     memory: Tensor | None = None
     for row, target in enumerate(targets):
+        if target is None:
+            continue
         if not target.any() and (teacher.takes_boxes or uncertainty is None):
             continue
         if teacher.takes_boxes:

@@ -43,6 +43,14 @@ def tight_box(mask: Array, *, margin: float = 0.0) -> Array | None:
     return np.array([*low, *high], dtype=np.float32)
 
 
+def filled_box(mask: Array) -> Array:
+    """Return the tight bounding box of a bool mask of any dimension, filled; empty if it is."""
+    box = np.zeros_like(mask)
+    for place in ndimage.find_objects(mask.astype(np.uint8)):
+        box[place] = True
+    return box
+
+
 def random_click(
     mask: Array, predicted: Array, *, generator: np.random.Generator
 ) -> tuple[Array, bool] | None:

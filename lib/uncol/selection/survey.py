@@ -21,7 +21,7 @@ from uncol.selection.scores import (
     scores_of,
 )
 from uncol.training.calibrate import calibrate
-from uncol.training.generalist import open_generalist
+from uncol.training.open_generalist import open_generalist
 from uncol.training.published import Published, load_published
 from uncol.training.settings import Reporter, RoundSettings
 from uncol.training.store import CaseStore

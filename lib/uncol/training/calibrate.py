@@ -33,9 +33,10 @@ from uncol.method.mode import MODES
 from uncol.networks.presets import PRESETS, Preset
 from uncol.networks.student import Student
 from uncol.training.evaluate import dice_per_label
-from uncol.training.generalist import Generalist, open_generalist
+from uncol.training.generalist import Generalist
 from uncol.training.label_check import Doubt, check_label
 from uncol.training.loop import Trainer
+from uncol.training.open_generalist import open_generalist
 from uncol.training.plan import Plan
 from uncol.training.run import new_run
 from uncol.training.settings import Reporter, RoundSettings
@@ -245,6 +246,12 @@ class _Judge:
         loaded = list(self._load(cases))
         self.reporter.phase("calibrating: opening the generalized teacher")
         self._generalist = open_generalist(loaded, self.settings)
+        if self._generalist is not None:
+            classes = len(self.manifest.labels) + 1
+            for case in loaded:
+                self._generalist.look(case, LOOKED_SLICES)
+                self._generalist.prompt_annotation(case, classes)
+            self._generalist.weigh(loaded, classes)
         return loaded
 
     def own(
@@ -309,7 +316,6 @@ class _Judge:
         )
         general = None
         if self._generalist is not None:
-            self._generalist.look(case, LOOKED_SLICES)
             unsure = entropy(seen.probs, dim=0)
             self._generalist.prompt(case, seen.found.long(), len(labels) + 1, unsure)
             general = self._generalist.probs(case.name, CropMap.whole(case.shape), len(labels) + 1)

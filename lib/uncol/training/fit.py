@@ -19,12 +19,13 @@ from uncol.method.mode import MODES
 from uncol.networks.presets import Preset, choose_preset, fit_preset
 from uncol.networks.student import Student
 from uncol.training.checkpoint import Checkpoint
-from uncol.training.generalist import GIB, Generalist, open_generalist
+from uncol.training.generalist import GIB, Generalist
 from uncol.training.loop import Trainer
+from uncol.training.open_generalist import open_generalist
 from uncol.training.plan import Plan, make_plan
 from uncol.training.run import new_run
 from uncol.training.settings import Reporter, RoundSettings
-from uncol.training.store import CaseStore, TrainingCase, annotated, file_digest, read_annotation
+from uncol.training.store import CaseStore, TrainingCase, file_digest, read_annotation
 from uncol.training.versions import Manifest, spec_to
 
 PACKAGES = ("torch", "monai", "monailabel", "numpy", "uncol")
@@ -252,9 +253,17 @@ def _generalist(
         fitting = max(1, room // generalist.view_bytes(case, slices, classes))
         generalist.look(case, min(slices, fitting))
         if case.label is not None:
-            label, _ = annotated(torch.from_numpy(case.label[0]))
-            generalist.prompt(case, label, classes, None)
+            generalist.prompt_annotation(case, classes)
     generalist.cache.trim()
+    if settings.mode != "release":  # which heeds it whatever it is worth
+        for name, worth in zip(
+            settings.labels, generalist.weigh(prepared.labeled, classes), strict=True
+        ):
+            if not worth.heeded:
+                reporter.phase(
+                    f"generalized teacher is not heeded on {name}: from perfect boxes its masks "
+                    f"have a Dice of {worth.dice:.2f}, the boxes themselves {worth.box:.2f}"
+                )
     return generalist
 
 

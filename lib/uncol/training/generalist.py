@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,18 +15,16 @@ from torch import Tensor
 
 from uncol.data.augment import CropMap
 from uncol.inference.prompting import class_masks, prompt_view
-from uncol.method.mode import MODES, Mode
+from uncol.method.mode import Mode
+from uncol.method.prompts import filled_box
 from uncol.method.stages import Knowledge
-from uncol.networks.teachers import load_teacher
 from uncol.networks.teachers.protocol import Encoded, GeneralizedTeacher
 from uncol.networks.teachers.views import Letterbox, even_slices, plane_axes, slices_along
 from uncol.training.embeddings import EmbeddingCache
-from uncol.training.settings import RoundSettings
 from uncol.training.store import TrainingCase, annotated
 from uncol.types import Array
 
 GIB = 2**30
-AXIS_TRIALS = 3  # annotated cases on which the slice axis is tried
 HIDDEN_GRID = 16  # teacher states are pooled to this many tokens a side
 REACH = 0.75  # a slice speaks for tokens up to this many token sizes away
 Shape = tuple[int, int, int]
@@ -74,6 +72,7 @@ class Seen:
         semantic: stacked prompt-conditioned tokens, classes concatenated; None before prompting.
         probs: `(C - 1, n, p, q)` float16 of the views' slices; None before prompting.
         lookup: `(slices,)`, slice index to row of `probs`, -1 where there is none.
+        aside: `(n, p, q)` bool like `probs`, where a label lies that it is not heeded on.
     """
 
     views: Views
@@ -81,6 +80,25 @@ class Seen:
     semantic: Tensor | None
     probs: Tensor | None
     lookup: Tensor
+    aside: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Worth:
+    """How well the teacher finds a label from a perfect box, beside the box itself.
+
+    Attributes:
+        dice: of its masks on annotated views; NaN where none has the label.
+        box: of the boxes, filled.
+    """
+
+    dice: float
+    box: float
+
+    @property
+    def heeded(self) -> bool:
+        """Whether it is better than nothing."""
+        return not self.dice < self.box
 
 
 class Generalist:
@@ -112,6 +130,7 @@ class Generalist:
         self.mode = mode
         self.device = device
         self.generator = generator
+        self.silent: frozenset[int] = frozenset()  # values of labels it is not heeded on
         self._seen: dict[str, Seen] = {}
         self._feature_bytes = 0
 
@@ -139,6 +158,21 @@ class Generalist:
         lookup[rows] = torch.arange(len(rows))
         self._seen[case.name] = Seen(views, hidden, None, None, lookup)
 
+    def prompt_annotation(self, case: TrainingCase, classes: int) -> Tensor:
+        """Prompt every view of an annotated case with its annotation.
+
+        Returns:
+            The annotation `(I, J, K)` as class indices.
+
+        Raises:
+            ValueError: the case is not annotated.
+        """
+        if case.label is None:
+            raise ValueError(f"case '{case.name}' is not annotated")
+        label, _ = annotated(torch.from_numpy(case.label[0]))
+        self.prompt(case, label, classes, None)
+        return label
+
     def prompt(
         self, case: TrainingCase, mask: Tensor, classes: int, uncertainty: Tensor | None
     ) -> None:
@@ -152,9 +186,15 @@ class Generalist:
         """
         seen = self._seen[case.name]
         probs, tokens = [], []
+        aside = []
         for index in seen.views.indices:
             encoded = self._encoded(case, seen.views, index)
-            targets = class_masks(self._region(mask, index), classes)
+            masks = class_masks(self._region(mask, index), classes)
+            targets: list[Array | None] = list(masks)
+            if uncertainty is not None:  # annotations are prompted to learn what it is worth
+                for value in self.silent:
+                    targets[value - 1] = None
+                aside.append(torch.from_numpy(self._aside(masks)))
             unsure = None if uncertainty is None else self._region(uncertainty, index)
             answer = prompt_view(
                 self.teacher,
@@ -167,12 +207,43 @@ class Generalist:
             )
             probs.append(answer.probs.half().cpu())
             tokens.append(_pool(answer.tokens[None])[0].half().cpu())
-        if self.axis is None:
-            seen.probs = self._kept(probs[0].permute(0, 3, 1, 2))  # (C - 1, ...), slice axis first
-        else:
-            seen.probs = self._kept(torch.stack(probs, dim=1))
+        seen.probs = self._kept(self._rows(probs))
+        seen.aside = self._rows(aside) if self.silent and aside else None
         if uncertainty is None:  # the semantic path needs annotation; stage 2 has none
             seen.semantic = self._kept(seen.views.stack(torch.stack(tokens)))
+
+    def weigh(self, cases: Sequence[TrainingCase], classes: int) -> list[Worth]:
+        """Compare its masks with annotations, and heed it no more on labels it is no help for.
+
+        LiteMedSAM takes a ring (myocardium) for the disc in it and does worse than the filled box.
+
+        Args:
+            cases: annotated cases, prompted with their annotation.
+            classes: number of classes, background included.
+
+        Returns:
+            What it is worth, a label each.
+        """
+        overlap, sizes = np.zeros((2, classes - 1)), np.zeros((2, classes - 1))
+        for case in cases:
+            seen = self._seen[case.name]
+            if case.label is None or seen.probs is None:
+                continue
+            label, _ = annotated(torch.from_numpy(case.label[0]))
+            for row, index in enumerate(seen.views.indices):
+                probs = seen.probs.movedim(1, -1) if self.axis is None else seen.probs[:, row]
+                masks = class_masks(self._region(label, index), classes)
+                for value, truth in enumerate(masks):
+                    if not truth.any():  # it was not asked
+                        continue
+                    for one, found in enumerate((probs[value].numpy() > 0.5, filled_box(truth))):
+                        overlap[one, value] += (found & truth).sum()
+                        sizes[one, value] += found.sum() + truth.sum()
+        with np.errstate(invalid="ignore"):
+            dice = 2 * overlap / sizes
+        worth = [Worth(float(own), float(box)) for own, box in dice.T]
+        self.silent = frozenset(v for v, one in enumerate(worth, start=1) if not one.heeded)
+        return worth
 
     def describe(self, case: TrainingCase, count: int) -> Tensor:
         """Return where a case lies in the teacher's space: image features `(d,)`, pooled.
@@ -215,8 +286,24 @@ class Generalist:
         first, second = plane_axes(axis)
         row = seen.lookup[voxels[..., axis]]
         exists = inside & (row >= 0)
-        values = seen.probs[:, row.clamp_min(0), voxels[..., first], voxels[..., second]]
+        place_in = (row.clamp_min(0), voxels[..., first], voxels[..., second])
+        values = seen.probs[:, *place_in]
+        if seen.aside is not None:
+            exists = exists & ~seen.aside[place_in]
         return values.float() * exists, exists
+
+    def _aside(self, masks: Sequence[Array]) -> Array:
+        """Return the boxes of the labels it is not heeded on, filled: it says nothing there."""
+        aside = np.zeros(masks[0].shape, dtype=bool)
+        for value in self.silent:
+            aside |= filled_box(masks[value - 1])
+        return aside
+
+    def _rows(self, views: Sequence[Tensor]) -> Tensor:
+        """Stack maps of the views `(..., *region)` to `(..., n, p, q)`, slice axis first."""
+        if self.axis is None:
+            return views[0].movedim(-1, -3)
+        return torch.stack(list(views), dim=-3)
 
     def _views(self, case: TrainingCase, count: int) -> Views:
         if self.axis is None:
@@ -261,84 +348,6 @@ class Generalist:
             return Encoded(encoded.image, tuple(_pool(state) for state in states))
 
         return self.cache.get(key, compute)
-
-
-def open_generalist(labeled: Sequence[TrainingCase], settings: RoundSettings) -> Generalist | None:
-    """Load the generalized teacher of the settings and choose its slice axis; None for `none`.
-
-    Args:
-        labeled: annotated cases, on the first of which the axis is tried.
-        settings: name, weights, cache folder, mode, device and seed.
-
-    Raises:
-        WeightsError: it cannot be loaded.
-    """
-    teacher = load_teacher(
-        settings.teacher,
-        weights=settings.teacher_weights,
-        weights_dir=settings.model_dir / "weights",
-    )
-    if teacher is None:
-        return None
-    teacher.network.to(settings.device)
-    folder = settings.model_dir / "cache" / "embeddings"
-    cache = EmbeddingCache(folder, limit_bytes=settings.cache_gb * GIB)
-
-    def make(axis: int) -> Generalist:
-        return Generalist(
-            teacher,
-            cache,
-            axis=axis,
-            mode=MODES[settings.mode],
-            device=settings.device,
-            generator=np.random.default_rng(settings.seed),
-        )
-
-    return make(better_axis(teacher, labeled[:AXIS_TRIALS], make))
-
-
-def better_axis(
-    teacher: GeneralizedTeacher,
-    cases: Iterable[TrainingCase],
-    make: Callable[[int], Generalist],
-) -> int:
-    """Choose the slice axis on which the teacher agrees best with annotations.
-
-    Args:
-        teacher: a 2D teacher; a 3D one has no slice axis and gets 2.
-        cases: annotated cases to try on.
-        make: makes a generalist for an axis.
-    """
-    cases = list(cases)
-    if teacher.dims == 3:
-        return 2
-    if not cases:
-        return 2
-    spacing = np.array(cases[0].spacing_mm)
-    if spacing[2] >= 2 * spacing[:2].max() or cases[0].shape[2] == 1:
-        return 2
-    return max(range(3), key=lambda axis: _agreement(make(axis), cases))
-
-
-def _agreement(generalist: Generalist, cases: Iterable[TrainingCase]) -> float:
-    """Return the mean overlap of prompted probabilities and annotation on one view a case."""
-    scores = []
-    for case in cases:
-        if case.label is None:
-            continue
-        generalist.look(case, 1)
-        label, _ = annotated(torch.from_numpy(case.label[0]))
-        classes = int(label.max()) + 1
-        generalist.prompt(case, label, classes, None)
-        probs, exists = generalist.probs(case.name, CropMap.whole(case.shape), classes)
-        found, truth = (
-            (probs > 0.5) & exists,
-            exists[None] & (label[None] == torch.arange(1, classes)[:, None, None, None]),
-        )
-        total = int(found.sum() + truth.sum())
-        if truth.any():
-            scores.append(2 * int((found & truth).sum()) / total)
-    return float(np.mean(scores)) if scores else 0.0
 
 
 def _pool(state: Tensor) -> Tensor:

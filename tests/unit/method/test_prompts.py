@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from uncol.method.prompts import certain_clicks, largest_component, random_click, tight_box
+from uncol.method.prompts import (
+    certain_clicks,
+    filled_box,
+    largest_component,
+    random_click,
+    tight_box,
+)
 
 
 def test_the_largest_part_is_kept():
@@ -95,3 +101,15 @@ def test_a_mask_smaller_than_the_clicks_wanted_gives_fewer(size):
     mask[0, 0, :size] = True
     clicks, kinds = certain_clicks(mask, torch.rand(3, 3, 3), 5)
     assert len(clicks) == len(kinds) == size
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (6, 7, 5)])
+def test_a_filled_box_is_tight_in_any_dimension(shape):
+    mask = np.zeros(shape, dtype=bool)
+    corners = [tuple(2 for _ in shape), tuple(4 for _ in shape)]
+    for corner in corners:
+        mask[corner] = True
+    expected = np.zeros(shape, dtype=bool)
+    expected[tuple(slice(2, 5) for _ in shape)] = True
+    np.testing.assert_array_equal(filled_box(mask), expected)
+    assert not filled_box(np.zeros(shape, dtype=bool)).any()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from uncol.data.augment import CropMap
-from uncol.training.generalist import better_axis
+from uncol.training.open_generalist import better_axis
 
 
 def whole(shape):
@@ -180,3 +180,110 @@ def test_thick_slices_fix_the_axis_without_asking_the_teacher(stub_teacher, make
     assert better_axis(teacher, [case], lambda _: pytest.fail("asked")) == 2
     assert better_axis(teacher, [], lambda _: pytest.fail("asked")) == 2
     assert better_axis(stub_teacher(3), [make_case()], lambda _: pytest.fail("asked")) == 2
+
+
+class HoleTeacher:
+    """Makes a stub that finds the middle of a box only, as a foundation model does with a ring."""
+
+    def __new__(cls, stub_teacher, dims):
+        class Hole(stub_teacher):
+            def prompt(self, image, prompts):
+                prompted = super().prompt(image, prompts)
+                middle = torch.full_like(prompted.logits, -4.0)
+                size = prompted.logits.shape[-1]
+                inner = (slice(None), *[slice(size // 2 - 1, size // 2 + 1)] * self.dims)
+                middle[inner] = 4.0
+                return replace(prompted, logits=middle)
+
+        return Hole(dims)
+
+
+def with_ring(case):
+    """Label 1 is a ring around the middle, label 2 a box in the corner."""
+    label = np.zeros(case.shape, dtype=np.uint8)
+    label[3:13, 3:13, 2:14] = 1
+    label[5:11, 5:11, 2:14] = 0
+    return replace(case, label=label[None])
+
+
+def test_a_teacher_worse_than_the_box_it_is_given_is_set_aside(
+    stub_teacher, make_case, make_generalist
+):
+    teacher = HoleTeacher(stub_teacher, 2)
+    generalist = make_generalist(teacher)
+    ring, other = with_ring(make_case("a")), make_case("u", annotated=False)
+    for case in (ring, other):
+        generalist.look(case, 4)
+    generalist.prompt_annotation(ring, 2)
+    (worth,) = generalist.weigh([ring], 2)
+    assert worth.dice == 0.0
+    assert worth.box > 0.6
+    assert not worth.heeded
+    assert generalist.silent == {1}
+
+    asked = len(teacher.prompted)
+    mask = torch.from_numpy(ring.label[0]).long()
+    generalist.prompt(other, mask, 2, torch.zeros(other.shape))
+    assert len(teacher.prompted) == asked  # no pass whose result is not used
+    probs, exists = generalist.probs("u", whole(other.shape), 2)
+    assert float(probs.max()) == 0
+    seen = exists.any(dim=0).any(dim=0)
+    assert int(seen.sum()) == 4
+    assert not exists[3:13, 3:13, 2:14].any()  # it does not call background what it was not asked
+    assert exists[:3][..., seen].all()
+
+
+def test_a_teacher_that_helps_is_heeded(stub_teacher, make_case, make_generalist):
+    class Disc(stub_teacher):
+        """Finds the disc in the box."""
+
+        def prompt(self, image, prompts):
+            prompted = super().prompt(image, prompts)
+            (low_i, low_j, high_i, high_j) = (float(v) for v in prompts.boxes[0])
+            i, j = torch.meshgrid(*[torch.arange(self.side) + 0.5] * 2, indexing="ij")
+            radius = (high_i - low_i) / 2 - 0.3
+            inside = (i - (low_i + high_i) / 2) ** 2 + (j - (low_j + high_j) / 2) ** 2 < radius**2
+            return replace(prompted, logits=inside[None].float() * 8 - 4)
+
+    generalist = make_generalist(Disc(2))
+    case = make_case()
+    generalist.look(case, 4)
+    generalist.prompt_annotation(case, 2)
+    (worth,) = generalist.weigh([case], 2)
+    assert worth.dice > worth.box
+    assert generalist.silent == frozenset()
+
+
+def test_labels_that_no_view_has_stay_heeded(stub_teacher, make_case, make_generalist):
+    generalist = make_generalist(stub_teacher(2))
+    case = make_case()
+    generalist.look(case, 4)
+    generalist.prompt_annotation(case, 3)
+    _, missing = generalist.weigh([case], 3)
+    assert np.isnan(missing.dice)
+    assert missing.heeded
+
+
+def test_a_3d_teacher_is_weighed_on_whole_scans(stub_teacher, make_case, make_generalist):
+    teacher = HoleTeacher(stub_teacher, 3)
+    generalist = make_generalist(teacher)
+    ring = with_ring(make_case("a"))
+    generalist.look(ring, 1)
+    generalist.prompt_annotation(ring, 2)
+    (worth,) = generalist.weigh([ring], 2)
+    assert not worth.heeded
+    asked = len(teacher.prompted)
+    mask = torch.from_numpy(ring.label[0]).long()
+    generalist.prompt(ring, mask, 2, torch.zeros(ring.shape))
+    assert len(teacher.prompted) == asked
+    _, exists = generalist.probs("a", whole(ring.shape), 2)
+    assert not exists[3:13, 3:13, 2:14].any()
+    assert exists[:3].all()
+
+
+def test_what_is_not_annotated_cannot_be_prompted_with_its_annotation(
+    stub_teacher, make_case, make_generalist
+):
+    generalist = make_generalist(stub_teacher(2))
+    with pytest.raises(ValueError, match="'u' is not annotated"):
+        generalist.prompt_annotation(make_case("u", annotated=False), 2)
