@@ -99,3 +99,12 @@ def test_every_voxel_is_judged_for_itself():
         alone = fuse(specialist[at], generalist[at], available[here], threshold=0.6)
         assert alone.label.item() == whole.label[place].item()
         assert alone.trusted.item() == whole.trusted[place].item()
+
+
+def test_without_the_specialist_only_the_generalist_is_heard():
+    specialist, generalist = voxel(1.0, 0.0, 0.0), voxel(0.0, 0.9, 0.1)
+    heard = fuse(specialist, generalist, YES, threshold=1.0, heed_specialist=False)
+    assert heard.label.item() == 1
+    assert not heard.specialist.item()
+    nobody = fuse(specialist, generalist, ~YES, threshold=1.0, heed_specialist=False)
+    assert not nobody.trusted.item()

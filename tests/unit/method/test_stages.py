@@ -221,3 +221,23 @@ def test_nothing_annotated_and_nothing_trusted_stays_finite(student):
     made = finetune(student, None, labeled, pseudo(crops(2, known=False), False), a_mask())
     made.total.backward()
     assert all(torch.isfinite(p.grad).all() for p in student.parameters() if p.grad is not None)
+
+
+def test_without_tokens_the_decoder_consumes_its_own_prior_and_states_still_teach(
+    student, adapters
+):
+    batch = crops()
+    bare = replace(batch, knowledge=replace(batch.knowledge, semantic=None))
+    found = pretrain(student, adapters, bare, a_mask(), weight=1.0)
+    alone = pretrain(student, None, batch, a_mask(), weight=1.0)
+    assert found.parts["semantic"] == 0
+    assert found.parts["visual"] > 0
+    assert found.parts["supervised"] == pytest.approx(alone.parts["supervised"])
+
+
+def test_visual_distillation_can_be_left_out_of_both_stages(student, adapters):
+    first = pretrain(student, adapters, crops(), a_mask(), weight=1.0, visual_too=False)
+    assert first.parts["visual"] == 0
+    assert first.parts["semantic"] > 0
+    second = finetune(student, adapters, crops(1), crops(2), a_mask(), visual_too=False)
+    assert second.parts["visual"] == 0

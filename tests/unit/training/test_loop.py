@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from uncol.errors import TrainingError
-from uncol.training.loop import trust_shares
+from uncol.method.parts import Parts
+from uncol.training.loop import Trainer, trust_shares
 
 
 def weights(network):
@@ -184,3 +185,25 @@ def test_where_even_two_crops_are_too_much_the_remedy_is_told(make_trainer, monk
     monkeypatch.setattr(trainer, "_pretrain", never)
     with pytest.raises(TrainingError, match="device cpu"):
         list(trainer.run())
+
+
+def test_without_mixing_annotated_and_pseudo_labeled_crops_stay_whole(make_trainer):
+    class Unmixed(Trainer):
+        parts = Parts(mixing=False)
+
+    trainer = make_trainer(kind=Unmixed)
+    assert trainer._mask(2).min() == 1
+    assert all(math.isfinite(v) for step in trainer.run() for v in step.losses.values())
+
+
+def test_a_fixed_gate_does_not_open_with_time(make_trainer, monkeypatch):
+    from uncol.training import loop
+
+    class Fixed(Trainer):
+        parts = Parts(threshold=0.6)
+
+    gates = []
+    fuse = loop.fuse
+    monkeypatch.setattr(loop, "fuse", lambda *a, **n: gates.append(n["threshold"]) or fuse(*a, **n))
+    list(make_trainer(steps=(1, 3), kind=Fixed).run())
+    assert gates == [0.6] * 3
