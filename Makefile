@@ -1,7 +1,7 @@
 # make demo    set up, make a pool, play a whole annotation session, print what was learned
 # make test    set up, run the tests
-# make serve STUDIES=DIR [LABELS=a,b]    start the server on your scans
-# make serve-pacs [DICOM=DIR LABELS=a,b]    a PACS with OHIF, filled with DIR or with brains
+# make serve STUDIES=DIR [LABELS=a,b PORT=8000]    start the server on your scans
+# make serve-pacs [DICOM=DIR LABELS=a,b PORT=8000]    a PACS with OHIF, filled with DIR or with brains
 # make faults [N=200]    kill processes at random moments, N times
 # make lint    format, lint and types
 # make bench   what the README states, measured again
@@ -15,6 +15,7 @@ STUDIES ?=
 DICOM ?=
 ONCE ?=
 N ?= 200
+PORT ?= 8000
 COMPILE := --python-version 3.11 --no-header --no-annotate --no-emit-index-url
 CONF := $(if $(LABELS),--conf labels $(LABELS))
 
@@ -29,10 +30,10 @@ test: $(VENV)/.ready-dev
 
 serve: $(VENV)/.ready
 	@test -n "$(STUDIES)" || { echo "Say where your scans are: make serve STUDIES=DIR"; exit 2; }
-	PATH="$(CURDIR)/$(BIN):$$PATH" monailabel start_server --app apps/uncol --studies "$(STUDIES)" --host 127.0.0.1 $(CONF)
+	PATH="$(CURDIR)/$(BIN):$$PATH" monailabel start_server --app apps/uncol --studies "$(STUDIES)" --host 127.0.0.1 --port $(PORT) $(CONF)
 
 serve-pacs: $(VENV)/.ready
-	$(BIN)/uncol serve-pacs $(if $(DICOM),--dicom "$(DICOM)") $(if $(LABELS),--labels "$(LABELS)")
+	$(BIN)/uncol serve-pacs --port $(PORT) $(if $(DICOM),--dicom "$(DICOM)") $(if $(LABELS),--labels "$(LABELS)")
 
 faults: $(VENV)/.ready-dev
 	UNCOL_FAULTS=$(N) $(BIN)/python -m pytest -q -s tests/faults

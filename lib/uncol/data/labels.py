@@ -2,7 +2,8 @@
 
 Slicer writes voxel values in the order of the segments it exports, while the indices it sends
 along count skipped segments too (monailabel.md section 1.7). So values are mapped by position in
-the list of segments and by name; the sent index is used only where it is what the voxels hold.
+the list of segments and by name; the sent index is used only where it is what the voxels hold, and
+always where indices do not ascend, because Slicer's do: another client means what it says.
 """
 
 from __future__ import annotations
@@ -37,22 +38,37 @@ def segment_values(
         case: the case's name for messages.
 
     Raises:
-        LabelError: neither the indices nor the positions explain the voxel values.
+        LabelError: neither the indices nor the positions explain the voxel values, or two segments
+            of one name have voxels.
     """
     names = [str(segment.get("name", "")) for segment in label_info]
     values = sorted(set(present) - {0, REVIEWED_VALUE, IGNORE_VALUE})
-    by_position = {name: place for place, name in enumerate(names, start=1)}
-    by_index = {
-        str(segment.get("name", "")): int(segment.get("idx", place))
-        for place, segment in enumerate(label_info, start=1)
-    }
-    for candidate in (by_position, by_index):
-        if set(values) <= set(candidate.values()):
-            return candidate
+    places = list(range(1, len(names) + 1))
+    indices = [int(s.get("idx", p)) for p, s in zip(places, label_info, strict=True)]
+    ways = [places, indices] if indices == sorted(indices) else [indices, places]
+    for numbers in ways:
+        if set(values) <= set(numbers):
+            return _by_name(names, numbers, values, case)
     raise LabelError(
         f"Label of case '{case}' has voxel values {values}, but names only the segments "
         f"{_listed(names)}. Submit the segmentation again so that each value has its segment."
     )
+
+
+def _by_name(
+    names: Sequence[str], numbers: Sequence[int], values: Sequence[int], case: str
+) -> dict[str, int]:
+    """Return each name's value; of two segments of one name that which has voxels."""
+    found: dict[str, int] = {}
+    for name, number in zip(names, numbers, strict=True):
+        if name in found and found[name] in values and number in values:
+            raise LabelError(
+                f"Label of case '{case}' has two segments named '{name}'. Keep one of them (the "
+                "viewer makes one for each label by itself), and submit again."
+            )
+        if name not in found or number in values:
+            found[name] = number
+    return found
 
 
 def map_label(

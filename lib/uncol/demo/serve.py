@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 
@@ -47,7 +49,13 @@ def serve_pacs(dicom: Path | None, labels: str | None, *, out: Path, port: int) 
         ) as url:
             console.print(f"Server at {url}; its log is {out / 'model' / 'server.log'}")
             console.print(f"[bold]OHIF: {url}/ohif/[/bold]   (Ctrl-C stops both)")
+            for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(one, _stop)  # a closed terminal must not leave both running
             try:
                 threading.Event().wait()
             except KeyboardInterrupt:
                 console.print("Stopped.")
+
+
+def _stop(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt

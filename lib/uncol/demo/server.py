@@ -45,8 +45,12 @@ def running_server(
         log: where the server's output goes; `server.log` in `model_dir` if not given.
 
     Raises:
-        UncolError: it did not come up; the message holds the end of its log.
+        UncolError: the port is taken, or it did not come up; the message holds the end of its log.
     """
+    if port and free_port(port) != port:
+        raise UncolError(
+            f"Port {port} is taken by another program. Stop it, or choose another port."
+        )
     pairs = {**({"labels": labels} if labels else {}), **(conf or {}), "model_dir": str(model_dir)}
     port = port or free_port()
     model_dir.mkdir(parents=True, exist_ok=True)

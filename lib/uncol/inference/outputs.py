@@ -181,6 +181,8 @@ def _quality(found: Mapping[str, LabelFound], model: QualityModel | None) -> dic
         low, high = model.mean.interval(mean)
         estimate, interval = share * model.mean.estimate(mean), (share * low, high)
     band = verdict(estimate)
+    if model is None and band == "accept":
+        band = "check"  # nobody has seen yet how far this estimate can be believed
     return {
         "dice": estimate,
         "interval": list(interval),

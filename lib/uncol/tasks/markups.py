@@ -20,6 +20,10 @@ def markups(rois: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Args:
         rois: places with `center_mm` and `size_mm` in LPS, `label` and `slice`.
     """
+    names = [
+        f"{rank}: {roi['label']}, slice {roi['slice'] + 1}"
+        for rank, roi in enumerate(rois, start=1)
+    ]
     return {
         "@schema": SCHEMA,
         "markups": [
@@ -29,7 +33,7 @@ def markups(rois: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "coordinateUnits": "mm",
                 "locked": False,
                 "labelFormat": "%N-%d",
-                "name": f"{rank}: {roi['label']}, slice {roi['slice'] + 1}",
+                "name": name,
                 "roiType": "Box",
                 "center": roi["center_mm"],
                 "orientation": IDENTITY,
@@ -38,7 +42,7 @@ def markups(rois: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "controlPoints": [
                     {
                         "id": "1",
-                        "label": roi["label"],
+                        "label": name,  # MONAI Label's plug-in renames the box, not this
                         "position": roi["center_mm"],
                         "orientation": IDENTITY,
                         "selected": True,
@@ -48,6 +52,6 @@ def markups(rois: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                     }
                 ],
             }
-            for rank, roi in enumerate(rois, start=1)
+            for name, roi in zip(names, rois, strict=True)
         ],
     }

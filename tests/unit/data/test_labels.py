@@ -169,3 +169,20 @@ def test_dabs_in_neighbouring_slices_mark_both_slices() -> None:
 def test_values_that_mean_not_annotated_need_no_segment() -> None:
     info = [{"name": "liver", "idx": 1}]
     assert segment_values(info, [0, 1, REVIEWED_VALUE, IGNORE_VALUE], "p") == {"liver": 1}
+
+
+def test_indices_that_do_not_ascend_are_meant_as_they_are():
+    info = [{"name": "liver", "idx": 2}, {"name": "spleen", "idx": 1}]  # no Slicer sends this
+    assert segment_values(info, [1, 2], "p") == {"liver": 2, "spleen": 1}
+
+
+def test_of_two_segments_of_one_name_the_painted_one_counts():
+    info = [{"name": name, "idx": i} for i, name in enumerate(("liver", "spleen", "liver"), 1)]
+    assert segment_values(info, [1, 2], "p") == {"liver": 1, "spleen": 2}
+    assert segment_values(info, [2, 3], "p") == {"liver": 3, "spleen": 2}
+
+
+def test_two_painted_segments_of_one_name_are_told():
+    info = [{"name": name, "idx": i} for i, name in enumerate(("liver", "spleen", "liver"), 1)]
+    with pytest.raises(LabelError, match="'p7' has two segments named 'liver'"):
+        segment_values(info, [1, 3], "p7")

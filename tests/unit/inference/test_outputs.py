@@ -165,7 +165,7 @@ def test_the_summary_says_what_clients_rely_on() -> None:
     scan, _ = make_scan((0, 1, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (2.0, 2.0, 2.0))
     told = summary(run(scan, choose_space([scan.grid])), LABELS, Calibration(), version=4)
     assert told["model_version"] == 4
-    assert told["quality"]["band"] == "accept"
+    assert told["quality"]["band"] == "check"  # nothing is accepted before calibration
     assert told["quality"]["dice"] == pytest.approx(1.0, abs=0.01)
     low, high = told["quality"]["interval"]
     assert 0 <= low <= high <= 1
