@@ -74,7 +74,10 @@ def split(cases: Iterable[Case], sides: Mapping[str, Side]) -> Pool:
     annotated = [case for case in ordered if case.label is not None]
     held_out = tuple(case for case in annotated if sides.get(case.name) == "held_out")
     labeled = tuple(case for case in annotated if case not in held_out)
-    unlabeled = tuple(case for case in ordered if case.label is None)
+    # a judging case whose label was removed does not train: it may be labeled, and judge, again
+    unlabeled = tuple(
+        case for case in ordered if case.label is None and sides.get(case.name) != "held_out"
+    )
     return Pool(labeled, unlabeled, held_out)
 
 

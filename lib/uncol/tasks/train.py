@@ -100,6 +100,8 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
             raise RequestError(
                 f"Training options seed and step_scale must be numbers: {error}."
             ) from error
+        if not 0 <= seed < 2**32:
+            raise RequestError(f"seed must be from 0 to {2**32 - 1}, got {seed}.")
         if not 0 < scale <= MAX_STEP_SCALE:
             raise RequestError(
                 f"step_scale must be over 0 and at most {MAX_STEP_SCALE}, got {scale}."

@@ -68,3 +68,12 @@ def test_every_case_has_exactly_one_part(annotated, others, random):
     assert all(c.label is None for c in parts.unlabeled)
     assert {c.name for c in parts.held_out} == held_out(sides)
     assert bool(parts.held_out) == (annotated >= HELD_OUT_FROM)
+
+
+def test_a_judging_case_whose_label_was_removed_does_not_train():
+    from pathlib import Path
+
+    from uncol.data.cases import Case, split
+
+    cases = [Case("a", Path("a")), Case("b", Path("b"))]
+    assert [case.name for case in split(cases, {"a": "held_out"}).unlabeled] == ["b"]
