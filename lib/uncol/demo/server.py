@@ -47,16 +47,16 @@ def running_server(
     Raises:
         UncolError: the port is taken, or it did not come up; the message holds the end of its log.
     """
-    if port and free_port(port) != port:
+    free = free_port(port or 0)
+    if port and free != port:
         raise UncolError(
             f"Port {port} is taken by another program. Stop it, or choose another port."
         )
     pairs = {**({"labels": labels} if labels else {}), **(conf or {}), "model_dir": str(model_dir)}
-    port = port or free_port()
     model_dir.mkdir(parents=True, exist_ok=True)
     log = log or model_dir / "server.log"
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP)]
-    command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(free)]
     for name, value in pairs.items():
         command += ["--conf", name, value]
     with log.open("wb") as stream:
@@ -68,7 +68,7 @@ def running_server(
             start_new_session=True,
         )
     try:
-        url = f"http://127.0.0.1:{port}"
+        url = f"http://127.0.0.1:{free}"
         _wait(child, url, log)
         yield url
     finally:

@@ -1,12 +1,16 @@
-"""Points of an experiment: read from JSON lines, compared in pairs."""
+"""Points of an experiment: read from JSON lines, compared in pairs, drawn."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from scipy import stats
 
 from uncol.types import Array
@@ -33,3 +37,44 @@ def gap_text(gaps: Array) -> str:
         return "0"
     half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
     return f"{gaps.mean():+.4f} ({gaps.mean() - half:+.4f} to {gaps.mean() + half:+.4f})"
+
+
+def progress_bar(console: Console) -> Progress:
+    """Return a bar of runs with what is under way, how many are done, and the time."""
+    return Progress(
+        TextColumn("{task.description:<60}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def dice_curve(points: Sequence[Point], count: str) -> tuple[list[int], Array, Array]:
+    """Return Dice against a count: the counts, mean and deviation over the points of each.
+
+    Args:
+        points: of one strategy or method.
+        count: which of their fields holds the count of labeled cases.
+    """
+    counts = sorted({point[count] for point in points})
+    rows = [[p["dice"] for p in points if p[count] == c] for c in counts]
+    mean, spread = (np.array([f(row) for row in rows]) for f in (np.mean, np.std))
+    return counts, mean, spread
+
+
+@contextmanager
+def drawn(path: Path, xlabel: str) -> Iterator[Any]:
+    """Yield axes for Dice against a count of labeled cases; written with a legend at the end."""
+    import matplotlib  # noqa: PLC0415 - slow import, only here
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    yield axes
+    axes.set(xlabel=xlabel, ylabel="mean Dice on unseen cases")
+    axes.legend(fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

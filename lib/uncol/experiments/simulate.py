@@ -14,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from uncol.data.cases import Pool
 from uncol.data.ledger import append_line
 from uncol.data.scan import read_scan
 from uncol.errors import RequestError
-from uncol.experiments.points import Point, gap_text, read_points
+from uncol.experiments.points import Point, dice_curve, drawn, gap_text, progress_bar, read_points
 from uncol.experiments.pool import LabeledPool
 from uncol.selection.scores import Score, embeddings_of
 from uncol.selection.strategies import STRATEGIES, Candidates
@@ -95,13 +94,7 @@ def simulate(simulation: Simulation, console: Console) -> list[Point]:
     simulation.check()
     counts = list(range(simulation.start, simulation.stop + 1, simulation.step))
     done = read_points(simulation.out)
-    columns = (
-        TextColumn("{task.description:<60}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    with progress_bar(console) as progress:
         total = len(simulation.strategies) * len(simulation.seeds) * len(counts)
         task = progress.add_task("simulating", total=total)
         for seed in simulation.seeds:
@@ -233,22 +226,10 @@ def table(points: Sequence[Point]) -> Table:
 
 def plot(points: Sequence[Point], path: Path) -> None:
     """Draw Dice against labeled cases, a band of one deviation over seeds a strategy."""
-    import matplotlib  # noqa: PLC0415 - slow import, only here
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415
-
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for strategy in dict.fromkeys(point["strategy"] for point in points):
-        counts = sorted({p["labelled"] for p in points if p["strategy"] == strategy})
-        rows = [
-            [p["dice"] for p in points if (p["strategy"], p["labelled"]) == (strategy, c)]
-            for c in counts
-        ]
-        mean, spread = (np.array([f(row) for row in rows]) for f in (np.mean, np.std))
-        (line,) = axes.plot(counts, mean, marker="o", label=strategy)
-        axes.fill_between(counts, mean - spread, mean + spread, alpha=0.15, color=line.get_color())
-    axes.set(xlabel="labeled cases", ylabel="mean Dice on unseen cases")
-    axes.legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    with drawn(path, "labeled cases") as axes:
+        for strategy in dict.fromkeys(point["strategy"] for point in points):
+            own = [point for point in points if point["strategy"] == strategy]
+            counts, mean, spread = dice_curve(own, "labelled")
+            (line,) = axes.plot(counts, mean, marker="o", label=strategy)
+            low, high = mean - spread, mean + spread
+            axes.fill_between(counts, low, high, alpha=0.15, color=line.get_color())

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from uncol.data.cases import Pool
@@ -29,7 +28,7 @@ from uncol.data.ledger import append_line
 from uncol.data.scan import read_label, read_scan
 from uncol.errors import RequestError
 from uncol.experiments.methods import METHODS, Method
-from uncol.experiments.points import Point, gap_text, read_points
+from uncol.experiments.points import Point, dice_curve, drawn, gap_text, progress_bar, read_points
 from uncol.experiments.pool import LabeledPool
 from uncol.method.mode import MODES
 from uncol.training.evaluate import scores
@@ -126,14 +125,8 @@ def compare(comparison: Comparison, console: Console) -> list[Point]:
     comparison.check()
     console.print(_header(comparison))
     runs = list(comparison.runs())
-    columns = (
-        TextColumn("{task.description:<60}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
     with (
-        Progress(*columns, console=console) as progress,
+        progress_bar(console) as progress,
         tempfile.TemporaryDirectory() as folder,
     ):
         task = progress.add_task("comparing", total=len(runs))
@@ -290,28 +283,15 @@ def table(points: Sequence[Point]) -> Table:
 
 def plot(points: Sequence[Point], path: Path) -> None:
     """Draw Dice against labels, a bar of one deviation over seeds; the upper bound as a line."""
-    import matplotlib  # noqa: PLC0415 - slow import, only here
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for method in dict.fromkeys(point["method"] for point in points):
-        budgets = sorted({p["budget"] for p in points if p["method"] == method})
-        rows = [
-            [p["dice"] for p in points if (p["method"], p["budget"]) == (method, b)]
-            for b in budgets
-        ]
-        mean, spread = (np.array([f(row) for row in rows]) for f in (np.mean, np.std))
-        if METHODS[method].everything:
-            axes.axhline(mean[0], linestyle="--", color="gray", label=f"{method} ({budgets[0]})")
-        else:
-            axes.errorbar(budgets, mean, spread, marker="o", capsize=3, label=method)
-    axes.set(xlabel="labeled training scans", ylabel="mean Dice on unseen cases")
-    axes.legend(fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    with drawn(path, "labeled training scans") as axes:
+        for method in dict.fromkeys(point["method"] for point in points):
+            own = [point for point in points if point["method"] == method]
+            budgets, mean, spread = dice_curve(own, "budget")
+            if METHODS[method].everything:
+                label = f"{method} ({budgets[0]})"
+                axes.axhline(mean[0], linestyle="--", color="gray", label=label)
+            else:
+                axes.errorbar(budgets, mean, spread, marker="o", capsize=3, label=method)
 
 
 def _ordered(points: Sequence[Point]) -> list[Point]:

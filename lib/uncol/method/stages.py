@@ -115,16 +115,15 @@ def pretrain(
         softmax_twice: see `losses.dice`.
     """
     mixed = mix_crops(mask, crops, roll(crops))
-    known = mixed.knowledge if adapters is not None else None
-    target = None
+    known = mixed.knowledge
     if adapters is not None and known is not None and known.semantic is not None:
         target = adapters.semantic(known.semantic)
         output = _student_with(student, mixed.image, target, known.valid)
+        semantic = distill.masked_mse(output.prior, target, known.valid)
     else:
         output = student(mixed.image)
-    semantic = visual = output.prior.new_zeros(())
-    if known is not None and target is not None:
-        semantic = distill.masked_mse(output.prior, target, known.valid)
+        semantic = output.prior.new_zeros(())
+    visual = output.prior.new_zeros(())
     if adapters is not None and known is not None and visual_too:
         visual = _visual(adapters, known, output)
     supervised = losses.four_heads(
