@@ -1,7 +1,8 @@
 """What `uncol benchmark ssl` compares: UnCoL, its ablations, and the field's baselines.
 
-All share the student, the crops and their augmentation, the optimizer, the steps, the averaged
-student at the end and its inference. A baseline is what it does otherwise, nothing else.
+All share the student, voxel size and crops, their augmentation, the optimizer, the steps and the
+inference; all but the released code deploy the averaged student. A baseline is what it does
+otherwise, nothing else.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`uncol benchmark ssl`: does the student learn more from few labels than the field's methods do?
 
 A run trains one method on one budget of labels with one seed and judges the student once, on cases
-that neither train nor choose anything: no checkpoint is selected, the averaged student of the last
-step counts.
+that neither train nor choose anything: no checkpoint is selected, what the method deploys after the
+last step counts (the averaged student; as released, whose average stands still, the last one).
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from uncol.errors import RequestError
 from uncol.experiments.methods import METHODS, Method
 from uncol.experiments.points import Point, dice_curve, drawn, gap_text, progress_bar, read_points
 from uncol.experiments.pool import LabeledPool
-from uncol.method.mode import MODES
 from uncol.training.evaluate import scores
 from uncol.training.fit import Fitted, fit
 from uncol.training.loop import Step
@@ -91,6 +90,9 @@ class Comparison:
     def options(self) -> Point:
         """What all lines of one comparison have in common."""
         return {
+            "data": self.pool.images.parent.name,
+            "labels": list(self.pool.labels),
+            "teacher": self.settings.teacher,
             "preset": self.settings.preset,
             "train": self.train,
             "test": self.test,
@@ -212,6 +214,7 @@ def _fit(
         settings.model_dir / "runs",
         make_trainer=method.make_trainer,
         plan=comparison.plan(budget),
+        like=pool.cases([], train),
     )
     fitted.checkpoint.remove()
     return fitted
@@ -220,16 +223,18 @@ def _fit(
 def judge(
     comparison: Comparison, settings: RoundSettings, fitted: Fitted, test: Sequence[str]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Return all metrics by case and label, in the scans' own grids, through the serving code."""
+    """Return all metrics by case and label, in the scans' own grids, through the serving code.
+
+    Empty masks count as uncol-method.md section 5 says, whatever the method's own mode does.
+    """
     pool = comparison.pool
     published = Published(fitted.student, fitted.manifest, Calibration(), settings.device)
-    released = MODES[fitted.manifest.mode].empty_scores_zero
     found = {}
     for file in test:
         scan = read_scan(pool.images / file)
         label, truth = published.segment(scan).label, read_label(pool.truth / file).array
         found[file] = {
-            name: vars(scores(label == v, truth == v, scan.grid.spacing_mm, released=released))
+            name: vars(scores(label == v, truth == v, scan.grid.spacing_mm, released=False))
             for name, v in pool.labels.items()
         }
     return found

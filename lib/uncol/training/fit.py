@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import hashlib
 import importlib.metadata
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from uncol.data.cases import Pool
+from uncol.data.cases import Case, Pool
 from uncol.data.frame import Space, choose_space, make_frame
 from uncol.data.scan import Grid, read_grid
 from uncol.errors import LabelError, ScanError, TrainingError
@@ -56,6 +57,7 @@ def fit(
     *,
     make_trainer: type[Trainer] = Trainer,
     plan: Plan | None = None,
+    like: Sequence[Case] = (),
 ) -> Fitted:
     """Train on a pool. The same run, killed before, goes on from its last checkpoint.
 
@@ -66,6 +68,8 @@ def fit(
         runs: folder of the checkpoint.
         make_trainer: what trains; benchmarks compare other methods with it.
         plan: the budget, if it is not what the pool's size and the device give.
+        like: cases whose grids choose voxel size and crop beside the pool's own; with the same ones
+            here, methods that train on different parts of a pool train the same student.
 
     Raises:
         TrainingError: the pool cannot be trained on.
@@ -76,9 +80,11 @@ def fit(
     """
     reporter.phase("reading scans")
     grids, left_out = _grids(pool)
-    space = choose_space(list(grids.values()))
+    all_grids = {case.name: read_grid(case.image, case=case.name) for case in like} | grids
+    shaping = [all_grids[name] for name in sorted(all_grids)]
+    space = choose_space(shaping)
     prepared = _prepare(pool, settings, space, left_out)
-    preset_name, preset = _preset(list(grids.values()), space, settings)
+    preset_name, preset = _preset(shaping, space, settings)
     gpu = settings.device.type == "cuda"
     plan = plan or make_plan(
         len(prepared.labeled), len(prepared.unlabeled), gpu=gpu, scale=settings.step_scale

@@ -72,7 +72,6 @@ class Seen:
         semantic: stacked prompt-conditioned tokens, classes concatenated; None before prompting.
         probs: `(C - 1, n, p, q)` float16 of the views' slices; None before prompting.
         lookup: `(slices,)`, slice index to row of `probs`, -1 where there is none.
-        aside: `(n, p, q)` bool like `probs`, where a label lies that it is not heeded on.
     """
 
     views: Views
@@ -80,7 +79,6 @@ class Seen:
     semantic: Tensor | None
     probs: Tensor | None
     lookup: Tensor
-    aside: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -186,15 +184,12 @@ class Generalist:
         """
         seen = self._seen[case.name]
         probs, tokens = [], []
-        aside = []
         for index in seen.views.indices:
             encoded = self._encoded(case, seen.views, index)
-            masks = class_masks(self._region(mask, index), classes)
-            targets: list[Array | None] = list(masks)
+            targets: list[Array | None] = list(class_masks(self._region(mask, index), classes))
             if uncertainty is not None:  # annotations are prompted to learn what it is worth
                 for value in self.silent:
                     targets[value - 1] = None
-                aside.append(torch.from_numpy(self._aside(masks)))
             unsure = None if uncertainty is None else self._region(uncertainty, index)
             answer = prompt_view(
                 self.teacher,
@@ -208,7 +203,6 @@ class Generalist:
             probs.append(answer.probs.half().cpu())
             tokens.append(_pool(answer.tokens[None])[0].half().cpu())
         seen.probs = self._kept(self._rows(probs))
-        seen.aside = self._rows(aside) if self.silent and aside else None
         if uncertainty is None:  # the semantic path needs annotation; stage 2 has none
             seen.semantic = self._kept(seen.views.stack(torch.stack(tokens)))
 
@@ -271,6 +265,9 @@ class Generalist:
     def probs(self, name: str, place: CropMap, classes: int) -> tuple[Tensor, Tensor]:
         """Sample a case's mask probabilities on a crop's voxels, nearest.
 
+        With a label that it is not heeded on, what it calls background may be that label: then
+        only the masks of the other labels exist.
+
         Returns:
             `(C - 1, I, J, K)`, and where they exist `(I, J, K)` bool.
         """
@@ -288,16 +285,9 @@ class Generalist:
         exists = inside & (row >= 0)
         place_in = (row.clamp_min(0), voxels[..., first], voxels[..., second])
         values = seen.probs[:, *place_in]
-        if seen.aside is not None:
-            exists = exists & ~seen.aside[place_in]
+        if self.silent:
+            exists = exists & (values > 0.5).any(dim=0)
         return values.float() * exists, exists
-
-    def _aside(self, masks: Sequence[Array]) -> Array:
-        """Return the boxes of the labels it is not heeded on, filled: it says nothing there."""
-        aside = np.zeros(masks[0].shape, dtype=bool)
-        for value in self.silent:
-            aside |= filled_box(masks[value - 1])
-        return aside
 
     def _rows(self, views: Sequence[Tensor]) -> Tensor:
         """Stack maps of the views `(..., *region)` to `(..., n, p, q)`, slice axis first."""

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 from rich.console import Console
@@ -84,6 +85,47 @@ def test_supervised_learns_from_its_labels_alone(comparison, monkeypatch):
     monkeypatch.setattr(ssl, "fit", lambda pool, *a, **n: pools.append(pool) or fit(pool, *a, **n))
     compare(replace(comparison, methods=("supervised",)), QUIET)
     assert [len(pools[0].labeled), len(pools[0].unlabeled)] == [2, 0]
+
+
+def test_all_methods_train_the_same_student_on_crops_of_one_size(comparison, monkeypatch):
+    from uncol.experiments import ssl
+
+    images = comparison.pool.images
+    labeled, *_ = comparison.pool.parts(0, test=2)[0]
+    for folder in (images, comparison.pool.truth):  # the one labeled scan has other voxels
+        image = nib.load(folder / labeled)
+        nib.save(
+            nib.Nifti1Image(np.asanyarray(image.dataobj), np.diag([1, 1, 3, 1])), folder / labeled
+        )
+    manifests = []
+    fit = ssl.fit
+
+    def listen(*arguments, **named):
+        fitted = fit(*arguments, **named)
+        manifests.append(fitted.manifest)
+        return fitted
+
+    monkeypatch.setattr(ssl, "fit", listen)
+    compare(replace(comparison, methods=("supervised", "bcp"), budgets=(1,)), QUIET)
+    supervised, bcp = ((m.spacing_mm, m.window, m.spec) for m in manifests)
+    assert supervised == bcp
+
+
+def test_a_method_finding_nothing_is_judged_like_any_other(comparison, monkeypatch):
+    from uncol.experiments import ssl
+
+    fit = ssl.fit
+
+    def forget(*arguments, **named):
+        fitted = fit(*arguments, **named)
+        for parameter in fitted.student.parameters():
+            parameter.data.zero_()  # all classes are equally likely; the first is background
+        return fitted
+
+    monkeypatch.setattr(ssl, "fit", forget)
+    (point,) = compare(replace(comparison, methods=("uncol_release",), steps=(1, 1)), QUIET)
+    assert point["undefined"] == 2
+    assert point["hd95_mm"] == {"ball": None}  # not 0, as the released code has it
 
 
 def test_all_methods_of_a_budget_get_the_same_steps(comparison):
