@@ -26,6 +26,16 @@ LABEL, STUDENT, UNCERTAINTY = "LABEL", "STUDENT", "UNCERTAINTY"  # ContentLabel:
 SERIES_NUMBERS = {LABEL: 900, STUDENT: 901, UNCERTAINTY: 902}
 ANATOMICAL_STRUCTURE = Code("123037004", "SCT", "Anatomical Structure")
 ARTIFICIAL_INTELLIGENCE = Code("123109", "DCM", "Artificial Intelligence")
+# what pydicom and our own reading raise for data sets that lack something
+ODD = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 SCHEME = "99UNCOL"  # coding scheme of structures for which no standard code is known
 
 
@@ -105,18 +115,22 @@ def read_segmentation(dataset: Dataset, grid: Grid) -> tuple[Array, dict[str, in
         LabelError: its pixels or places cannot be read, or its segments overlap.
     """
     try:
-        frames = np.asarray(dataset.pixel_array)
-        names = {int(s.SegmentNumber): str(s.SegmentLabel) for s in dataset.SegmentSequence}
-        numbers = [
-            int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
-            for frame in dataset.PerFrameFunctionalGroupsSequence
-        ]
-    except (AttributeError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+        return _read(dataset, grid)
+    except ODD as error:
         raise LabelError(f"It cannot be read: {error}.") from error
+
+
+def _read(dataset: Dataset, grid: Grid) -> tuple[Array, dict[str, int]]:
+    frames = np.asarray(dataset.pixel_array)
+    names = {int(s.SegmentNumber): str(s.SegmentLabel) for s in dataset.SegmentSequence}
+    numbers = [
+        int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+        for frame in dataset.PerFrameFunctionalGroupsSequence
+    ]
     if frames.ndim == 2:
         frames = frames[None]
     if dataset.get("SegmentationType") == "FRACTIONAL":
-        frames = frames * 2 >= int(dataset.MaximumFractionalValue)
+        frames = frames.astype(np.uint16) * 2 >= int(dataset.MaximumFractionalValue)
     label = np.zeros(grid.shape, dtype=np.int32)
     for number in sorted(set(numbers)):
         chosen = [place for place, own in enumerate(numbers) if own == number]

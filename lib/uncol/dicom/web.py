@@ -6,14 +6,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from requests import RequestException
 
 from uncol.errors import PacsError
 
 PAGE = 500  # series asked for at once
+ODD = (AttributeError, KeyError, TypeError, ValueError, InvalidDicomError)  # as parsers raise them
 TOLD = ("Modality", "StudyDate", "StudyTime", "PatientID", "SeriesDescription", "RetrieveURL")
 
 
@@ -24,13 +27,11 @@ class Entry:
     Attributes:
         uid: SeriesInstanceUID.
         study_uid: StudyInstanceUID.
-        instances: how many instances it has, as far as the PACS says; else 0.
         told: further attributes of the search result, those of `TOLD`.
     """
 
     uid: str
     study_uid: str
-    instances: int
     told: dict[str, str]
 
 
@@ -110,23 +111,19 @@ class Pacs:
 
     def _search(self, search: Mapping[str, str]) -> Iterator[Entry]:
         seen: set[str] = set()
+        received = 0
         while True:
             with self._asked("list its series"):
                 page = self._client.search_for_series(
-                    search_filters=dict(search), limit=PAGE, offset=len(seen)
+                    search_filters=dict(search), limit=PAGE, offset=received
                 )
-            fresh = [one for one in map(Dataset.from_json, page) if _text(one, _UID) not in seen]
-            for one in fresh:
-                seen.add(_text(one, _UID))
-                if not UID.fullmatch(_text(one, _UID)):
-                    continue  # it becomes a folder's name
-                yield Entry(
-                    _text(one, _UID),
-                    _text(one, "StudyInstanceUID"),
-                    int(one.get("NumberOfSeriesRelatedInstances") or 0),
-                    {word: _text(one, word) for word in TOLD},
-                )
-            if not fresh or len(page) < PAGE:
+            received += len(page)
+            fresh = [entry for entry in map(_entry, page) if entry.uid not in seen]
+            for entry in fresh:
+                seen.add(entry.uid)
+                if UID.fullmatch(entry.uid):  # it becomes a folder's name
+                    yield entry
+            if not fresh:  # not "a short page": servers may cap pages below what was asked for
                 return
 
     @contextmanager
@@ -138,10 +135,26 @@ class Pacs:
                 f"The PACS at {self.url} did not {what}: {error}. Check that it runs and that the "
                 "address given as --studies is its DICOMweb root. Nothing that was saved is lost."
             ) from error
+        except ODD as error:
+            raise PacsError(
+                f"What the PACS at {self.url} answered, asked to {what}, is no DICOM: {error}."
+            ) from error
 
 
-_UID = "SeriesInstanceUID"
 UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
+
+
+def _entry(found: Mapping[str, Any]) -> Entry:
+    """Return a search result; one that is no DICOM has an empty UID."""
+    try:
+        one = Dataset.from_json(dict(found))
+        return Entry(
+            _text(one, "SeriesInstanceUID"),
+            _text(one, "StudyInstanceUID"),
+            {word: _text(one, word) for word in TOLD},
+        )
+    except ODD:
+        return Entry("", "", {})
 
 
 def _text(dataset: Dataset, word: str) -> str:

@@ -43,6 +43,13 @@ def mirror_folder(url: str) -> str:
 
 
 def _client(url: str) -> DICOMwebClient:
+    client = _connected(url)
+    # it would try for a minute, and a request waits; what fails is tried again at a later one
+    client.set_http_retry_params(retry=False)
+    return client
+
+
+def _connected(url: str) -> DICOMwebClient:
     if "googleapis.com" in url:
         return DICOMwebClient(url=url, session=create_session_from_gcp_credentials())
     user = server_settings.MONAI_LABEL_DICOMWEB_USERNAME

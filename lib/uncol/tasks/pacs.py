@@ -12,9 +12,11 @@ takes every segmentation in the PACS for a label.
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,19 +30,19 @@ from pydicom.dataset import Dataset
 
 from uncol.data.labels import segment_values
 from uncol.data.scan import read_label, write_volume
+from uncol.dicom.inbox import Inbox
 from uncol.dicom.parametric_map import write_map
 from uncol.dicom.segmentation import (
     LABEL,
     STUDENT,
     UNCERTAINTY,
     Source,
-    is_own_result,
     read_segmentation,
     write_segmentation,
 )
 from uncol.dicom.series import Series, read_headers, read_series
 from uncol.dicom.web import Entry, Pacs
-from uncol.errors import LabelError, PacsError, RequestError, ScanError, StorageError
+from uncol.errors import LabelError, PacsError, RequestError, ScanError, StorageError, UncolError
 from uncol.tasks.datastore import UncolDatastore
 from uncol.types import Array
 
@@ -50,7 +52,8 @@ FINAL = DefaultLabelTag.FINAL
 REMOVED = "removed"  # tag of labels whose segmentation somebody deleted in the PACS
 FRESH_S = (1.0, 30.0)  # how long the PACS is not asked again, at least and at most
 SHARE = 20  # and this many times what the last asking took, so that a slow one is left in peace
-PATIENCE_S = 5.0  # how long one request takes up new segmentations; the rest waits for the next
+PATIENCE_S = 5.0  # how long one request exchanges segmentations; the rest waits for the next
+LONGEST_WAIT_S = 120.0  # between two tries to store a label that the PACS did not take
 SCAN = ".nii.gz"
 GONE = "It is no longer in the PACS."
 
@@ -74,7 +77,9 @@ class PacsDatastore(UncolDatastore):
         self._pacs = pacs
         self._exchange = threading.RLock()  # one exchange with the PACS at a time
         self._next_at = 0.0
-        self._ignored: set[str] = set()  # segmentations that are no label of any scan here
+        self._inbox = Inbox(pacs, Path(folder) / "segmentations.jsonl")
+        self._failures: Counter[str] = Counter()  # of storing a case's label
+        self._again_at: dict[str, float] = {}
         super().__init__(folder, **options)
 
     def name(self) -> str:
@@ -85,6 +90,7 @@ class PacsDatastore(UncolDatastore):
 
     def list_images(self) -> list[str]:
         """Return the ids of all scans that can be used."""
+        self.synchronize()
         return self._usable(super().list_images())
 
     def get_labeled_images(
@@ -266,7 +272,7 @@ class PacsDatastore(UncolDatastore):
             took = time.monotonic() - start
             self._take_up_scans(scans)
             self._take_up_segmentations(segmentations)
-        except PacsError as error:
+        except UncolError as error:
             took = FRESH_S[1]
             logger.warning("%s", error)
         self._next_at = time.monotonic() + float(np.clip(SHARE * took, *FRESH_S))
@@ -291,37 +297,32 @@ class PacsDatastore(UncolDatastore):
             self._update_datastore_file()
 
     def _take_up_segmentations(self, listed: dict[str, Entry]) -> None:
-        self._send_waiting()
+        until = time.monotonic() + PATIENCE_S
+        self._send_waiting(until)
         self._retire_deleted(listed)
-        fresh = [(entry, self._pacs.headers(entry)[-1]) for entry in self._unseen(listed)]
-        fresh.sort(key=lambda one: _made_at(one[1]))
-        end = time.monotonic() + PATIENCE_S
-        for entry, header in fresh:
-            image = _segmented(header)
-            if image not in self._datastore.objects or is_own_result(header):
-                self._ignored.add(entry.uid)
-            elif time.monotonic() < end:
-                self._take_up(entry, image)
-
-    def _unseen(self, listed: dict[str, Entry]) -> Iterator[Entry]:
-        seen = set(self._ignored)
+        seen: set[str] = set()
         for case in self._datastore.objects.values():
             seen.update(case.image.info.get("segmentations", []))
             seen.update(one["series"] for one in case.image.info.get("results", {}).values())
-        return (entry for uid, entry in listed.items() if uid not in seen)
+        for entry, image in self._inbox.news(listed, seen, self._datastore.objects, until=until):
+            if time.monotonic() > until:
+                return
+            self._take_up(entry, image)
 
     def _take_up(self, entry: Entry, image: str) -> None:
         """Make a segmentation from the PACS the label of its scan."""
         refused = ""
         try:
-            dataset = max(
-                self._pacs.images(entry.study_uid, entry.uid),
-                key=lambda one: int(one.get("InstanceNumber") or 0),
-            )
+            instances = list(self._pacs.images(entry.study_uid, entry.uid))
+            if not instances:
+                raise LabelError("it has no instances.")
+            dataset = max(instances, key=lambda one: int(one.get("InstanceNumber") or 0))
             array, segments = read_segmentation(dataset, self._series(image).grid)
             self._keep(image, array, segments, _origin(entry, dataset))
             logger.info("Segmentation %s is now the label of case '%s'", entry.uid, image)
-        except (LabelError, ScanError) as error:
+        except (LabelError, ScanError, PacsError) as error:
+            if isinstance(error, PacsError) and not self._inbox.failed(entry, error):
+                return  # it may come the next time
             refused = f"Segmentation '{entry.told['SeriesDescription']}' is not used: {error}"
             logger.warning("%s", refused)
         seen = [*self._datastore.objects[image].image.info.get("segmentations", []), entry.uid]
@@ -338,40 +339,57 @@ class PacsDatastore(UncolDatastore):
 
     def _send(self, image: str) -> None:
         """Store a submitted label in the PACS; it stays marked as waiting if that fails."""
+        try:
+            uid = self._store(image)
+        except UncolError as error:
+            self._failures[image] += 1
+            wait = min(2.0 ** self._failures[image], LONGEST_WAIT_S)
+            self._again_at[image] = time.monotonic() + wait
+            logger.error("The label of case '%s' waits here for the PACS: %s", image, error)
+            return
+        self._failures.pop(image, None)
+        seen = [*self.get_image_info(image).get("segmentations", []), uid]
+        self.update_image_info(image, {"segmentations": seen, "label_refused": ""})
+        told = {"pacs": "stored", "SeriesInstanceUID": uid, "listed": False}
+        self.update_label_info(image, FINAL, told)
+
+    def _store(self, image: str) -> str:
         info = self.get_label_info(image, FINAL)
         array = read_label(self.get_label_uri(image, FINAL), case=image).array
         segments = {one["name"]: one["idx"] for one in info["label_info"]}
         source = Source(LABEL, "UnCoL label", author=str(info.get("user") or ""))
         dataset = write_segmentation(array, segments, self._series(image), source)
-        uid = str(dataset.SeriesInstanceUID)
-        try:
-            self._pacs.store(dataset)
-        except PacsError as error:
-            logger.error("The label of case '%s' waits here for the PACS: %s", image, error)
-            return
-        seen = [*self.get_image_info(image).get("segmentations", []), uid]
-        self.update_image_info(image, {"segmentations": seen, "label_refused": ""})
-        self.update_label_info(image, FINAL, {"pacs": "stored", "SeriesInstanceUID": uid})
+        self._pacs.store(dataset)
+        return str(dataset.SeriesInstanceUID)
 
-    def _send_waiting(self) -> None:
+    def _send_waiting(self, until: float) -> None:
         for image, case in list(self._datastore.objects.items()):
             label = case.labels.get(FINAL)
-            if label is not None and label.info.get("pacs") == "waiting":
+            waiting = label is not None and label.info.get("pacs") == "waiting"
+            now = time.monotonic()
+            if waiting and now < until and now >= self._again_at.get(image, now):
                 self._send(image)
 
     def _retire_deleted(self, listed: dict[str, Entry]) -> None:
-        """Where somebody deleted a label's segmentation, the one before counts again, or none."""
+        """Where somebody deleted a label's segmentation, the one before counts again, or none.
+
+        Deleted is what was listed once: one that was stored a moment ago may not be listed yet.
+        """
         for image, case in list(self._datastore.objects.items()):
             label = case.labels.get(FINAL)
             if label is None or label.info.get("pacs") != "stored":
                 continue
             if label.info["SeriesInstanceUID"] in listed:
+                if not label.info.get("listed"):
+                    self.update_label_info(image, FINAL, {"listed": True})
+                continue
+            if not label.info.get("listed"):
                 continue
             logger.warning("The segmentation of case '%s' was deleted in the PACS", image)
             path = self.get_label_uri(image, FINAL)
             super().save_label(image, path, REMOVED, dict(label.info))
             super().remove_label(image, FINAL)
-            left = [uid for uid in case.image.info["segmentations"] if uid in listed]
+            left = [uid for uid in case.image.info.get("segmentations", []) if uid in listed]
             self.update_image_info(image, {"segmentations": left[:-1]})  # the last is seen anew
 
     # --- files ---
@@ -400,6 +418,8 @@ class PacsDatastore(UncolDatastore):
                 for number, header in enumerate(series.headers):
                     header.save_as(kept / f"{number:05d}.dcm")
                 self._headers(image_id).parent.mkdir(exist_ok=True)
+                # of a fetch that was killed between the two renames
+                shutil.rmtree(self._headers(image_id), ignore_errors=True)
                 kept.rename(self._headers(image_id))
                 (work / path.name).rename(path)
             except ScanError as error:
@@ -412,7 +432,6 @@ class PacsDatastore(UncolDatastore):
                 ) from error
 
     def _usable(self, names: Sequence[str]) -> list[str]:
-        self.synchronize()
         objects = self._datastore.objects
         return [n for n in names if n in objects and not objects[n].image.info.get("unusable")]
 
@@ -447,20 +466,11 @@ def _compact(array: Array) -> Array:
     return small if np.array_equal(small, array) else array
 
 
-def _segmented(header: Dataset) -> str:
-    """Return the SeriesInstanceUID of what a segmentation is of."""
-    references = header.get("ReferencedSeriesSequence") or []
-    return str(references[0].SeriesInstanceUID) if references else ""
-
-
-def _made_at(header: Dataset) -> str:
-    return f"{header.get('ContentDate', '')}{header.get('ContentTime', '')}"
-
-
 def _origin(entry: Entry, dataset: Dataset) -> dict[str, Any]:
     return {
         "pacs": "stored",
         "SeriesInstanceUID": entry.uid,
+        "listed": True,
         "user": str(dataset.get("ContentCreatorName") or ""),
         "made_with": str(dataset.get("ManufacturerModelName") or dataset.get("Manufacturer") or ""),
     }

@@ -141,16 +141,27 @@ def test_frames_beyond_the_scan_are_left_out(segmentation, small_series):
     )
 
 
-def test_fractions_count_from_one_half(segmentation, small_series):
+@pytest.mark.parametrize(("most", "yes", "no"), [(100, 50, 49), (255, 255, 127), (255, 200, 0)])
+def test_fractions_count_from_one_half(segmentation, small_series, most, yes, no):
     whole, _ = read_segmentation(segmentation, small_series.grid)
     frames = segmentation.pixel_array
-    segmentation.SegmentationType, segmentation.MaximumFractionalValue = "FRACTIONAL", 100
+    segmentation.SegmentationType, segmentation.MaximumFractionalValue = "FRACTIONAL", most
     segmentation.BitsAllocated = segmentation.BitsStored = 8
     segmentation.HighBit = 7
-    segmentation.PixelData = np.where(frames, 50, 49).astype(np.uint8).tobytes()
+    segmentation.PixelData = np.where(frames, yes, no).astype(np.uint8).tobytes()
     segmentation._pixel_array = None
     again, _ = read_segmentation(segmentation, small_series.grid)
     np.testing.assert_array_equal(again, whole)
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SegmentSequence"],
+)
+def test_what_lacks_a_part_is_refused(segmentation, small_series, lacking):
+    del segmentation[lacking]
+    with pytest.raises(LabelError, match="cannot be read"):
+        read_segmentation(segmentation, small_series.grid)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,40 @@ def test_a_uid_that_is_none_never_becomes_a_folder_s_name(uid):
     assert list(Pacs(Client("1.2.3", uid), [{"Modality": "CT"}]).scans()) == ["1.2.3"]
 
 
+class Capped(Client):
+    """Gives fewer than it is asked for, and some that are no DICOM."""
+
+    def search_for_series(self, *, search_filters, limit, offset):
+        return super().search_for_series(
+            search_filters=search_filters, limit=min(limit, 100), offset=offset
+        )
+
+
+def test_a_server_that_caps_its_pages_does_not_hide_the_rest():
+    uids = [f"1.2.{n}" for n in range(250)]
+    assert list(Pacs(Capped(*uids), [{"Modality": "SEG"}]).segmentations()) == uids
+
+
+class Deaf(Client):
+    """Ignores limit and offset."""
+
+    def search_for_series(self, *, search_filters, limit, offset):
+        return super().search_for_series(search_filters=search_filters, limit=10**6, offset=0)
+
+
+def test_a_server_that_ignores_offsets_is_not_asked_for_ever():
+    assert list(Pacs(Deaf("1.1", "1.2"), [{"Modality": "CT"}]).scans()) == ["1.1", "1.2"]
+
+
+def test_an_odd_search_result_does_not_hide_the_others():
+    class Odd(Client):
+        def search_for_series(self, **asked):
+            found = super().search_for_series(**asked)
+            return found and [{"0020000E": {"vr": "??", "Value": 3}}, *found]
+
+    assert list(Pacs(Odd("1.1"), [{"Modality": "CT"}]).scans()) == ["1.1"]
+
+
 def test_all_pages_are_read():
     uids = [f"1.2.{n}" for n in range(1234)]
     assert list(Pacs(Client(*uids), [{"Modality": "CT"}]).scans()) == uids

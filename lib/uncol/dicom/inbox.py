@@ -1,0 +1,110 @@
+"""Segmentations in a PACS that nobody has taken up yet: each looked at once, oldest first."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Container, Mapping
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from uncol.data.ledger import Ledger, Record
+from uncol.dicom.segmentation import is_own_result
+from uncol.dicom.web import Entry, Pacs
+from uncol.errors import PacsError
+
+logger = logging.getLogger(__name__)
+
+TRIES = 3  # one that the PACS cannot give is left alone then, until the server starts again
+
+
+class Looked(Record):
+    """What a segmentation's header said; its `case` is its own SeriesInstanceUID.
+
+    Attributes:
+        image: SeriesInstanceUID of what was segmented; empty if it is no label of any scan.
+        made_at: date and time, as DICOM writes them.
+    """
+
+    image: str
+    made_at: str
+
+
+class Inbox:
+    """What a PACS lists, less what was taken up. What headers said is kept on disk.
+
+    One segmentation that is damaged, or that the PACS fails to give, never holds up the others.
+    """
+
+    def __init__(self, pacs: Pacs, path: Path) -> None:
+        """Open it.
+
+        Args:
+            pacs: the PACS.
+            path: JSON lines file of what is known; it need not exist yet.
+        """
+        self._pacs = pacs
+        self._ledger = Ledger(path, Looked)
+        self._looked = dict(self._ledger.read())
+        self._failures: Counter[str] = Counter()
+
+    def news(
+        self,
+        listed: Mapping[str, Entry],
+        seen: Container[str],
+        scans: Container[str],
+        *,
+        until: float,
+    ) -> list[tuple[Entry, str]]:
+        """Return what was not taken up yet with the scan it is of, oldest first.
+
+        Nothing while headers are missing, because time ran out: an older one that is taken up last
+        would replace a later one.
+
+        Args:
+            listed: segmentations in the PACS by SeriesInstanceUID.
+            seen: those that were taken up, or made here.
+            scans: SeriesInstanceUIDs of all scans.
+            until: `time.monotonic()` when to stop asking.
+        """
+        fresh = [
+            entry
+            for uid, entry in listed.items()
+            if uid not in seen and self._failures[uid] < TRIES
+        ]
+        for entry in fresh:
+            if entry.uid not in self._looked:
+                if time.monotonic() > until:
+                    return []
+                self._look(entry)
+        known = [(entry, self._looked[e]) for entry in fresh if (e := entry.uid) in self._looked]
+        known.sort(key=lambda one: one[1].made_at)
+        return [(entry, looked.image) for entry, looked in known if looked.image in scans]
+
+    def failed(self, entry: Entry, error: PacsError) -> bool:
+        """Note that the PACS did not give one; says whether it is tried no more."""
+        self._failures[entry.uid] += 1
+        logger.warning("Segmentation %s is left for later: %s", entry.uid, error)
+        return self._failures[entry.uid] >= TRIES
+
+    def _look(self, entry: Entry) -> None:
+        try:
+            headers = self._pacs.headers(entry)
+        except PacsError as error:
+            self.failed(entry, error)
+            return
+        if not headers:
+            self.failed(entry, PacsError("It has no instances."))
+            return
+        looked = _told(entry.uid, headers[-1])
+        self._ledger.add(looked)
+        self._looked[entry.uid] = looked
+
+
+def _told(uid: str, header: Dataset) -> Looked:
+    references = header.get("ReferencedSeriesSequence") or []
+    image = str(references[0].get("SeriesInstanceUID", "")) if references else ""
+    made_at = f"{header.get('ContentDate', '')}{header.get('ContentTime', '')}"
+    return Looked(case=uid, image="" if is_own_result(header) else image, made_at=made_at)
