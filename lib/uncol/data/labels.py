@@ -41,10 +41,9 @@ def segment_values(
         LabelError: neither the indices nor the positions explain the voxel values, or two segments
             of one name have voxels.
     """
-    names = [str(segment.get("name", "")) for segment in label_info]
+    names, indices = names_and_indices(label_info, case)
     values = sorted(set(present) - {0, REVIEWED_VALUE, IGNORE_VALUE})
     places = list(range(1, len(names) + 1))
-    indices = [int(s.get("idx", p)) for p, s in zip(places, label_info, strict=True)]
     ways = [places, indices] if indices == sorted(indices) else [indices, places]
     for numbers in ways:
         if set(values) <= set(numbers):
@@ -53,6 +52,24 @@ def segment_values(
         f"Label of case '{case}' has voxel values {values}, but names only the segments "
         f"{_listed(names)}. Submit the segmentation again so that each value has its segment."
     )
+
+
+def names_and_indices(
+    label_info: Sequence[Mapping[str, Any]], case: str
+) -> tuple[list[str], list[int]]:
+    """Return the segments' names and indices; one without an index has its place in the list.
+
+    Raises:
+        LabelError: it is no list of `{"name", "idx"}`.
+    """
+    try:
+        names = [str(segment.get("name", "")) for segment in label_info]
+        return names, [int(s.get("idx", place)) for place, s in enumerate(label_info, start=1)]
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+        raise LabelError(
+            f"label_info of case '{case}' must be a list of segments, "
+            f'{{"name": ..., "idx": <whole number>}} each: {error}.'
+        ) from error
 
 
 def _by_name(

@@ -4,12 +4,15 @@ Mends of MONAI Label 0.8.5's `LocalDatastore`, each tested in tests/integration/
 
 - ids and tags are joined into paths unchecked (`tag=../../evil` writes outside the folder);
 - labels are copied straight onto the old file, and the index is rewritten in place;
+- an image sent under an id that there is takes the place of the case, whose label is forgotten;
 - a child process that loaded the index rewrites it from its stale copy;
+- readers meet the index while the folder's watcher is emptying and filling it;
 - `_to_id` removes the extension wherever it occurs in a name.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -17,26 +20,39 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock
-from monailabel.datastore.local import DataModel, LocalDatastore
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from uncol.data.cases import Case
-from uncol.data.labels import MARKS, map_label, segment_values
+from uncol.data.labels import MARKS, map_label, names_and_indices, segment_values
 from uncol.data.scan import Volume, file_extension, read_grid, read_label, read_scan, write_volume
 from uncol.data.segnrrd import read_seg_nrrd
 from uncol.errors import LabelError, RequestError, StorageError, UncolError
 from uncol.tasks.history import History
-from uncol.training.store import grid_mismatch
+from uncol.training.store import file_digest, grid_mismatch
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}")
+
+
+def _guarded(reader: Callable[..., T]) -> Callable[..., T]:
+    """Return a reader of the index that waits while somebody changes it."""
+
+    @functools.wraps(reader)
+    def read(self: UncolDatastore, *arguments: Any, **named: Any) -> T:
+        with self._guard:
+            return reader(self, *arguments, **named)
+
+    return read
 
 
 class UncolDatastore(LocalDatastore):  # type: ignore[misc]
@@ -61,14 +77,39 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
 
         Raises:
             ScanError: it cannot be used.
-            RequestError: the id cannot be a file name.
+            RequestError: the id cannot be a file name, or another scan has it.
+            StorageError: it could not be written.
         """
         name = image_id or self._to_id(os.path.basename(image_filename))[0]
         check_name(name, "image id")
         read_scan(image_filename, case=name)
-        with self._guard:
-            added: str = super().add_image(image_id, image_filename, image_info)
-        return added
+        extension = self._to_id(os.path.basename(image_filename))[1]
+        target = Path(self._datastore.image_path()) / self._filename(name, extension)
+        partial = target.with_name(f".{target.name}.{threading.get_ident()}.partial")
+        try:
+            shutil.copyfile(image_filename, partial)
+            with self._guard, FileLock(self._lock_file):
+                here = self.get_image_uri(name)
+                if here and file_digest(Path(here)) == file_digest(partial):
+                    return name  # the client sends it once more
+                if here or target.exists():
+                    raise RequestError(
+                        f"There is a case '{name}' already, with another scan. Send this one under "
+                        "another id, or remove that case first."
+                    )
+                os.replace(partial, target)
+                info = {**(image_info or {}), "ts": int(time.time()), "name": target.name}
+                self._datastore.objects[name] = ImageLabelModel(
+                    image=DataModel(info=info, ext=extension)
+                )
+                self._update_datastore_file(lock=False)
+        except OSError as error:
+            raise StorageError(
+                f"Could not keep the scan '{name}': {error}. Free some disk space, send it again."
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return name
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
@@ -82,7 +123,9 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         """
         check_name(image_id, "image id")
         check_name(label_tag, "label tag")
-        if image_id not in self._datastore.objects:
+        with self._guard:
+            known = image_id in self._datastore.objects
+        if not known:
             raise RequestError(
                 f"There is no case '{image_id}' in the studies folder. "
                 "Fetch it with Next Sample, or upload the scan first."
@@ -107,8 +150,8 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
                 item = self._datastore.objects[image_id]
                 item.labels[label_tag] = DataModel(info=info, ext=extension)
                 self._update_datastore_file(lock=False)
-                if before is not None and before != target.resolve():
-                    before.unlink(missing_ok=True)  # the same label in another format
+                for path in before - {target}:
+                    path.unlink(missing_ok=True)  # the same label in another format
         except OSError as error:
             raise StorageError(
                 f"Could not save the label of case '{image_id}': {error}. The label before is "
@@ -137,22 +180,31 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         used = [{"name": segment, "idx": value} for segment, value in segments.items()]
         return {**info, "label_info": used}
 
-    def _remember(self, name: str, tag: str) -> Path | None:
-        """Keep what a submitted label is now, before it goes; return its file."""
-        uri = self.get_label_uri(name, tag)
-        if not uri or not Path(uri).exists():
-            return None
-        if tag == DefaultLabelTag.FINAL:
-            label = self._datastore.objects[name].labels[tag]
-            self.history.keep(name, Path(uri), label.ext, label.info)
-        return Path(uri).resolve()
+    def _remember(self, name: str, tag: str) -> set[Path]:
+        """Keep what a submitted label is now, before it goes; return its files.
+
+        They are looked for on disk: a file that the index does not know would be lost.
+        """
+        folder = Path(self._datastore.label_path(tag))
+        known = self._datastore.label(name, tag)
+        extensions = {pattern.replace("*", "") for pattern in self._extensions}
+        found = set()
+        for extension in extensions | ({known.ext} if known else set()):
+            path = folder / self._filename(name, extension)
+            if not path.is_file():
+                continue
+            found.add(path)
+            if tag == DefaultLabelTag.FINAL:
+                info = known.info if known and known.ext == extension else {}
+                self.history.keep(name, path, extension, info)
+        return found
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label."""
         check_name(label_tag, "label tag")
         with self._guard:
-            self._remember(label_id, label_tag)
-            super().remove_label(label_id, label_tag)
+            for path in self._remember(label_id, label_tag):
+                path.unlink(missing_ok=True)
             self.refresh()  # the folder's watcher would, a moment later: too late to be counted
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
@@ -161,9 +213,31 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
             super().update_image_info(image_id, info)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
-        """Update a label's info."""
+        """Update a label's info; which values a submitted one has is not for clients to say."""
+        if label_tag == DefaultLabelTag.FINAL:
+            info = {word: value for word, value in info.items() if word != "label_info"}
         with self._guard:
             super().update_label_info(label_id, label_tag, info)
+
+    list_images = _guarded(LocalDatastore.list_images)
+    get_labeled_images = _guarded(LocalDatastore.get_labeled_images)
+    get_unlabeled_images = _guarded(LocalDatastore.get_unlabeled_images)
+    get_image_uri = _guarded(LocalDatastore.get_image_uri)
+    get_image_info = _guarded(LocalDatastore.get_image_info)
+    get_label_uri = _guarded(LocalDatastore.get_label_uri)
+    get_label_info = _guarded(LocalDatastore.get_label_info)
+    get_labels_by_image_id = _guarded(LocalDatastore.get_labels_by_image_id)
+    json = _guarded(LocalDatastore.json)
+
+    def status(self) -> dict[str, Any]:
+        """Return how many cases there are, how many are labeled, and labels by tag."""
+        with self._guard:
+            tags = Counter(tag for case in self._datastore.objects.values() for tag in case.labels)
+        return {
+            "total": len(self.list_images()),
+            "completed": len(self.get_labeled_images()),
+            "label_tags": dict(tags),
+        }
 
     def refresh(self) -> None:
         """Take up files that were put into the folder by hand."""
@@ -224,7 +298,8 @@ def case_of(store: Datastore, name: str) -> Case:
     if not label:
         return Case(name, image)
     info = store.get_label_info(label, DefaultLabelTag.FINAL).get("label_info", [])
-    segments = {str(entry["name"]): int(entry["idx"]) for entry in info if "idx" in entry}
+    listed = [entry for entry in info if "idx" in entry]
+    segments = dict(zip(*names_and_indices(listed, name), strict=True))
     path = Path(store.get_label_uri(label, DefaultLabelTag.FINAL))
     return Case(name, image, path, segments)
 

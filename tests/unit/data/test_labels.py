@@ -186,3 +186,20 @@ def test_two_painted_segments_of_one_name_are_told():
     info = [{"name": name, "idx": i} for i, name in enumerate(("liver", "spleen", "liver"), 1)]
     with pytest.raises(LabelError, match="'p7' has two segments named 'liver'"):
         segment_values(info, [1, 3], "p7")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [{"name": "a", "idx": "one"}],
+        [{"name": "a", "idx": None}],
+        [{"name": "a", "idx": float("inf")}],
+        [{"name": "a", "idx": float("nan")}],
+        ["a"],
+        "a",
+        7,
+    ],
+)
+def test_a_list_of_segments_that_is_none_is_refused(told):
+    with pytest.raises(LabelError, match="label_info of case 'it' must be a list of segments"):
+        segment_values(told, [1], "it")

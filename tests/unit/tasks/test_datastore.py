@@ -1,5 +1,7 @@
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +14,7 @@ from uncol.tasks import datastore as module
 from uncol.tasks.datastore import UncolDatastore, case_of
 
 LABELS = {"a": 1, "b": 2}
+SCAN = np.arange(120, dtype=np.float32).reshape(6, 5, 4)
 EXTENSIONS = ("*.nii.gz", "*.nii", "*.nrrd", "*.png")
 
 
@@ -123,3 +126,107 @@ def test_names_are_checked_by_one_rule() -> None:
     module.check_name("patient 01.final", "image id")
     with pytest.raises(RequestError, match="label tag"):
         module.check_name("..", "label tag")
+
+
+def test_another_scan_under_an_id_that_is_taken_is_refused(store, label, tmp_path) -> None:
+    store.save_label("one", label, "final", {"user": "ann"})
+    scan = Path(store.get_image_uri("one"))
+    before = scan.read_bytes()
+    other = write(tmp_path / "other.nii.gz", SCAN)
+    with pytest.raises(RequestError, match="There is a case 'one' already"):
+        store.add_image("one", other, {})
+    assert scan.read_bytes() == before
+    assert store.get_labeled_images() == ["one"]
+    assert store.get_label_info("one", "final")["user"] == "ann"
+
+
+def test_the_same_scan_sent_again_changes_nothing(store, label) -> None:
+    store.save_label("one", label, "final", {})
+    assert store.add_image("one", store.get_image_uri("one"), {}) == "one"
+    assert store.get_labeled_images() == ["one"]
+
+
+def test_a_new_scan_is_there_at_once_and_whole(store, tmp_path, monkeypatch) -> None:
+    other = write(tmp_path / "new.nii.gz", SCAN)
+    assert store.add_image("", other, {"user": "ann"}) == "new"
+    assert sorted(store.list_images()) == ["new", "one", "two"]
+    assert store.get_image_info("new")["user"] == "ann"
+    assert Path(store.get_image_uri("new")).read_bytes() == Path(other).read_bytes()
+
+    def full(_source, target):
+        Path(target).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(StorageError, match=r"'more'.*disk space"):
+        store.add_image("more", other, {})
+    store.refresh()
+    assert sorted(store.list_images()) == ["new", "one", "two"]
+    assert not list(Path(store._datastore_path).glob(".*partial"))
+
+
+def test_a_label_file_that_the_index_does_not_know_is_kept_in_the_history(store, label) -> None:
+    store.save_label("one", label, "final", {})
+    drawn = read_label(store.get_label_uri("one", "final")).array
+    store._datastore.objects["one"].labels.clear()  # as an index from a backup has it
+    changed = nib.load(label).get_fdata().astype(np.uint8)
+    changed[0, 0, 0] = 1
+    store.save_label("one", write(Path(label).with_name("l2.nii.gz"), changed), "final", {})
+    (kept,) = store.history.of("one")
+    np.testing.assert_array_equal(read_label(kept.path).array, drawn)
+
+
+def test_removing_a_label_removes_it_in_every_format(store, label) -> None:
+    store.save_label("one", label, "final", {})
+    folder = Path(store._datastore.label_path("final"))
+    shutil.copyfile(label, folder / "one.nii")
+    store.remove_label("one", "final")
+    assert list(folder.iterdir()) == []
+    assert store.get_labeled_images() == []
+    assert len(store.history.of("one")) == 2
+
+
+def test_clients_cannot_change_what_a_submitted_label_s_values_mean(store, label) -> None:
+    store.save_label("one", label, "final", {})
+    bad = {"label_info": [{"name": "a", "idx": "one"}], "note": "fine"}
+    store.update_label_info("one", "final", bad)
+    assert case_of(store, "one").segments == LABELS
+    assert store.get_label_info("one", "final")["note"] == "fine"
+
+
+def test_an_index_that_was_spoiled_by_hand_names_the_case(store, label) -> None:
+    store.save_label("one", label, "final", {})
+    spoiled = [{"name": "a", "idx": "?"}]
+    store._datastore.objects["one"].labels["final"].info["label_info"] = spoiled
+    with pytest.raises(LabelError, match="label_info of case 'one'"):
+        case_of(store, "one")
+    assert [case.name for case in module.cases_of(store)] == ["two"]
+
+
+def test_readers_never_meet_a_half_read_index(store) -> None:
+    """The folder's watcher empties the index and fills it again, in a thread of its own."""
+
+    class Slow(dict):
+        def clear(self):
+            super().clear()
+            time.sleep(0.05)
+
+    store._datastore.objects = Slow(store._datastore.objects)
+    stop = threading.Event()
+
+    def refresh() -> None:
+        while not stop.is_set():
+            store.refresh()
+
+    watcher = threading.Thread(target=refresh)
+    watcher.start()
+    try:
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            assert store.status()["total"] == 2
+            assert sorted(store.list_images()) == ["one", "two"]
+            assert store.get_image_uri("one")
+            assert len(store.json()["objects"]) == 2
+    finally:
+        stop.set()
+        watcher.join()
