@@ -3,6 +3,7 @@
 UncolError
  +- SettingsError    a `--conf` pair is unknown or has a value that is not allowed
  +- RequestError     a request to the server asks for something that cannot be done
+ +- BusyError        too many requests compute or wait already
  +- ScanError        a scan cannot be read or used
  +- LabelError       a label cannot be read, or does not fit its scan or the app's labels
  +- WeightsError     weights are missing, incomplete, or not those that were expected
@@ -24,6 +25,12 @@ class SettingsError(UncolError):
 
 class RequestError(UncolError):
     """A request names something unknown or asks for something impossible."""
+
+
+class BusyError(UncolError):
+    """The server has as much to compute as it takes; the same request may succeed later."""
+
+    http_status = 429
 
 
 class ScanError(UncolError):

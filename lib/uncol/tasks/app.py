@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 from monailabel.config import settings as server_settings
 from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
@@ -114,7 +114,8 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         """Run an infer task; a saved result brings its uncertainty map along.
 
         Raises:
-            RequestError: the image is neither a case nor an upload.
+            RequestError: the image is neither a case nor an upload, or what is to be saved is no
+                pre-label.
         """
         model = request.get("model")
         if not isinstance(model, str) or model not in self._infers:
@@ -124,7 +125,11 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         store = datastore or self.datastore()
         image = request.get("image")
         self._check_image(image, store)
-        result = super().infer({**request, "case": str(image)}, datastore)
+        saved = truth(request.get("save_label", False))
+        if saved:
+            _check_saved(model, request.get("label_tag"))
+        asked = {**request, "case": str(image), "save_label": saved}
+        result = super().infer(asked, datastore)
         path = result["params"].pop("uncertainty_file", None)
         if path is not None:
             try:
@@ -227,3 +232,14 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
                 f"There is no case '{image[:200]}' in the studies folder. Fetch it with Next "
                 "Sample, or upload the scan first."
             )
+
+
+def _check_saved(model: str, tag: object) -> None:
+    """Let only the student's label be saved by an infer, and never as a submitted one."""
+    if model != "uncol":
+        raise RequestError(f"save_label is for the model uncol; {model}'s result is no label.")
+    if tag not in (None, "", DefaultLabelTag.ORIGINAL):
+        raise RequestError(
+            f"A model's result is saved under the tag 'original', not {str(tag)[:80]!r}; 'final' "
+            "is what a person has submitted."
+        )

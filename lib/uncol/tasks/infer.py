@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from uncol.data.scan import read_scan
 from uncol.inference.outputs import Segmentation, bands, overlay
 from uncol.tasks.device import device_of
 from uncol.tasks.markups import markups
-from uncol.tasks.priority import FOREGROUND
+from uncol.tasks.priority import FOREGROUND, Turns
 from uncol.tasks.results import truth, write_json_result, write_result
 from uncol.tasks.served import ServedStudent
 from uncol.types import Array
@@ -45,7 +44,7 @@ class Answer:
 class StudentTask(InferTask):  # type: ignore[misc]
     """What all tasks of the served student share: one pass, one at a time."""
 
-    _one_at_a_time = threading.Lock()  # two passes at once would only share the same cores
+    _turns = Turns()  # of all these tasks
 
     def __init__(
         self,
@@ -81,13 +80,13 @@ class StudentTask(InferTask):  # type: ignore[misc]
 
         Raises:
             RequestError: no model yet.
+            BusyError: too many requests wait already.
             ScanError: the scan cannot be used.
         """
         start = time.time()
         served = self.served.get(str(device_of(request.get("device"))))
-        scan = read_scan(request["image"], case=request.get("case"))
-        with FOREGROUND.request(), self._one_at_a_time:
-            result = served.segment(scan)
+        with FOREGROUND.request(), self._turns.mine():
+            result = served.segment(read_scan(request["image"], case=request.get("case")))
         params = {
             "label_names": dict(self.labels),
             "latencies": {"total": round(time.time() - start, 2)},

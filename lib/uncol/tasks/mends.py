@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import anyio.to_thread
 import jwt
@@ -251,7 +252,8 @@ def forward_queries(app: UncolApp) -> None:
 
     Defects: the proxy drops the query string, so that every search finds everything (issue 1835),
     and its blocking request stops every other one. Storing through it, which submits a label,
-    asks for the user's role only.
+    asks for the user's role only. A path with `..` reaches whatever else the PACS's server has,
+    with this server's credentials.
     """
     upstream = server_settings.MONAI_LABEL_STUDIES.strip().rstrip("/")
     user = server_settings.MONAI_LABEL_DICOMWEB_USERNAME
@@ -266,7 +268,7 @@ def forward_queries(app: UncolApp) -> None:
         asked = functools.partial(
             requests.request,
             request.method,
-            "/".join(part for part in (upstream, _prefix(op, path), path) if part),
+            "/".join(part for part in (upstream, _prefix(op, path), _below_root(path)) if part),
             params=list(request.query_params.multi_items()),
             headers={"Content-Type": request.headers["content-type"]} if storing else {},
             data=await request.body() if storing else None,
@@ -284,6 +286,13 @@ def forward_queries(app: UncolApp) -> None:
         return Response(answer.content, answer.status_code, kept)
 
     proxy_endpoint.proxy_dicom = proxied
+
+
+def _below_root(path: str) -> str:
+    """Return a decoded path as part of an address, below the DICOMweb root."""
+    if any(part in (".", "..") for part in path.replace("\\", "/").split("/")):
+        raise RequestError(f"'{path[:200]}' is no DICOMweb resource: it leaves the server's root.")
+    return quote(path, safe="/,")
 
 
 def _prefix(op: str, path: str) -> str:

@@ -13,8 +13,11 @@ from collections.abc import Iterator
 import psutil
 from monailabel.utils.async_tasks.utils import processes
 
+from uncol.errors import BusyError
+
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 BACKGROUND = ("train", "scoring")
+MOST_WAITING = 16
 SPELL_S = 15.0  # requests without a gap: so long alone, then so long beside the children
 
 
@@ -80,6 +83,33 @@ class Foreground:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()
         self._halted = []
+
+
+class Turns:
+    """Requests compute one at a time: two at once would only share the same cores and memory.
+
+    Each that waits holds one of the server's worker threads (40), which others need.
+    """
+
+    def __init__(self, *, most: int = MOST_WAITING) -> None:
+        """Let so many compute or wait; further ones are refused."""
+        self._places = threading.BoundedSemaphore(most)
+        self._one_at_a_time = threading.Lock()
+
+    @contextlib.contextmanager
+    def mine(self) -> Iterator[None]:
+        """Wait for one's turn. Large things are to be read in it, not before.
+
+        Raises:
+            BusyError: too many wait already.
+        """
+        if not self._places.acquire(blocking=False):
+            raise BusyError("The server is busy with many requests at once. Try again in a moment.")
+        try:
+            with self._one_at_a_time:
+                yield
+        finally:
+            self._places.release()
 
 
 FOREGROUND = Foreground()  # of this process; only computing goes in it, never saving: a halted

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -24,7 +23,7 @@ from uncol.networks.teachers.views import Letterbox, plane_axes, slices_along
 from uncol.settings import Settings
 from uncol.tasks.device import device_of
 from uncol.tasks.infer import as_uint8
-from uncol.tasks.priority import FOREGROUND
+from uncol.tasks.priority import FOREGROUND, Turns
 from uncol.tasks.results import write_result
 from uncol.training.embeddings import EmbeddingCache
 from uncol.training.generalist import GIB
@@ -43,7 +42,7 @@ class PromptTask(InferTask):  # type: ignore[misc]
             config={"device": device_list()},
         )
         self.settings = settings
-        self._guard = threading.Lock()
+        self._turns = Turns()
 
     def is_valid(self) -> bool:
         """Say whether a generalized teacher is configured."""
@@ -81,20 +80,21 @@ class PromptTask(InferTask):  # type: ignore[misc]
 
         Raises:
             RequestError: nothing usable was marked, or the label is unknown.
+            BusyError: too many requests wait already.
             ScanError: the scan cannot be used.
             WeightsError: the teacher's weights are missing.
         """
         start = time.time()
         label = self._label(request)
-        scan = read_scan(request["image"], case=request.get("case"))
-        prompt = make_prompt(
-            scan.grid.shape,
-            box=request.get("roi"),
-            foreground=request.get("foreground") or request.get(label) or [],
-            background=request.get("background") or [],
-        )
         device = device_of(request.get("device"))
-        with FOREGROUND.request(), self._guard:
+        with FOREGROUND.request(), self._turns.mine():
+            scan = read_scan(request["image"], case=request.get("case"))
+            prompt = make_prompt(
+                scan.grid.shape,
+                box=request.get("roi"),
+                foreground=request.get("foreground") or request.get(label) or [],
+                background=request.get("background") or [],
+            )
             self.teacher.network.to(device)
             mask = first_mask(
                 self.teacher,
