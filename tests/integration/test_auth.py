@@ -171,6 +171,18 @@ def test_storing_in_the_pacs_needs_an_annotator(guarded: str) -> None:
     assert Realm.stored == before + 1
 
 
+def test_a_path_never_leaves_the_dicomweb_root(guarded: str) -> None:
+    """The stand-in answers outside its root, so that only the proxy can refuse."""
+    for path in ("%2e%2e/secret", "studies/%2e%2e/%2e%2e/secret", "studies%2F..%2F..%2Fsecret"):
+        request = requests.Request(
+            "GET", f"{guarded}/proxy/dicom/wado/x", headers=bearer("anna")
+        ).prepare()
+        request.url = f"{guarded}/proxy/dicom/wado/{path}"  # requests would tidy it up
+        reply = requests.Session().send(request, timeout=60)
+        assert reply.status_code == 400, (path, reply.text)
+        assert "leaves the server's root" in reply.json()["detail"]
+
+
 def test_only_an_admin_reloads_the_app(guarded: str) -> None:
     reply = requests.post(f"{guarded}/reload", headers=bearer("anna"), timeout=60)
     assert reply.status_code == 403

@@ -208,6 +208,59 @@ def test_names_cannot_leave_the_studies_folder(server: tuple[str, Path, Path]) -
     assert reply.status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("model", "params", "told"),
+    [
+        ("uncol", '{"save_label": true, "label_tag": "final"}', "what a person has submitted"),
+        ("uncol", '{"save_label": "true", "label_tag": "uncertainty"}', "under the tag 'original'"),
+        ("uncol_uncertainty", '{"save_label": true}', "result is no label"),
+        ("uncol_prompt", '{"save_label": true, "label_tag": "final"}', "result is no label"),
+    ],
+)
+def test_an_infer_never_submits_a_label(
+    server: tuple[str, Path, Path], model: str, params: str, told: str
+) -> None:
+    url, studies, truth = server
+    before = final_labels(url)
+    reply = requests.post(
+        f"{url}/infer/{model}",
+        params={"image": good_case(studies, truth)},
+        data={"params": params},
+        timeout=60,
+    )
+    assert reply.status_code == 400
+    assert told in reply.json()["detail"]
+    assert final_labels(url) == before
+
+
+def test_another_scan_under_a_labeled_case_s_id_is_refused(
+    server: tuple[str, Path, Path], tmp_path: Path
+) -> None:
+    url, studies, truth = server
+    case = good_case(studies, truth)
+    assert put_label(url, case, truth / f"{case}.nii.gz").ok
+    before = final_labels(url)
+    volume = nib.load(studies / f"{case}.nii.gz")
+    other = tmp_path / "other.nii.gz"
+    nib.save(nib.Nifti1Image(volume.get_fdata(dtype=np.float32) + 1, volume.affine), other)
+    with other.open("rb") as stream:
+        reply = requests.put(
+            f"{url}/datastore/", params={"image": case}, files={"file": stream}, timeout=60
+        )
+    assert reply.status_code == 400
+    assert f"There is a case '{case}' already" in reply.json()["detail"]
+    assert final_labels(url) == before
+
+
+def test_a_list_of_segments_that_is_none_is_told(server: tuple[str, Path, Path]) -> None:
+    url, studies, truth = server
+    case = good_case(studies, truth)
+    info: Any = [{"name": "cerebellum", "idx": "one"}]
+    reply = put_label(url, case, truth / f"{case}.nii.gz", info)
+    assert reply.status_code == 400
+    assert "must be a list of segments" in reply.json()["detail"]
+
+
 def test_wrong_settings_stop_the_start_and_list_every_mistake(
     pool: tuple[Path, Path, str], tmp_path: Path
 ) -> None:

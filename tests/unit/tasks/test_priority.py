@@ -1,14 +1,16 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
 import pytest
 from monailabel.utils.async_tasks import utils
 
+from uncol.errors import BusyError
 from uncol.settings import REPOSITORY
-from uncol.tasks.priority import Foreground
+from uncol.tasks.priority import Foreground, Turns
 
 COUNT = "import sys\nwhile True: sys.stdout.write('.'); sys.stdout.flush()"
 
@@ -93,3 +95,29 @@ def test_a_child_dies_with_the_server_that_started_it() -> None:
     started.wait()
     psutil.wait_procs([process], timeout=10)
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_requests_compute_one_at_a_time_and_few_may_wait() -> None:
+    turns, inside, most = Turns(most=3), [], []
+    go = threading.Event()
+
+    def compute() -> None:
+        with turns.mine():
+            inside.append(1)
+            most.append(len(inside))
+            go.wait(5)
+            inside.pop()
+
+    threads = [threading.Thread(target=compute) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while turns._places._value:  # all three have a place
+        time.sleep(0.01)
+    with pytest.raises(BusyError, match="busy"), turns.mine():
+        pass
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1]
+    with turns.mine():
+        pass
