@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from uncol.data.ledger import Ledger, Record
-from uncol.training.versions import ModelStore
+from uncol.training.versions import SCORED, ModelStore
 
 
 class LabelScore(BaseModel):
@@ -73,7 +73,7 @@ MAPS, PRE_LABELS = "maps", "pre-labels"  # folders beside the scores, until the 
 
 def scores_of(store: ModelStore, version: int) -> Ledger[Score]:
     """Return a version's scores."""
-    return _open(store.sidecars(version) / "cases.jsonl", Score)
+    return _open(store.sidecars(version) / SCORED, Score)
 
 
 def embeddings_of(store: ModelStore, teacher: str) -> Ledger[Embedding]:

@@ -192,7 +192,7 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
     def go_on_training(self) -> None:
         """Start the training again that was under way when the server died, if there was one."""
         with self.pending.accepting:
-            options = self.pending.left()
+            options = self.pending.resume()
             if options is None or under_way():  # somebody has pressed Train meanwhile
                 return
             try:

@@ -127,7 +127,7 @@ class Caretaker:
     def _take_up(self, score: Score, path: Path, version: int) -> None:
         """Keep a case's label (tag `original`, which viewers load) and map, and publish them."""
         store, labels = self._host.datastore(), self._settings.labels
-        told = {"model_version": version, "quality": score.quality, "rois": list(score.rois)}
+        told = {"model_version": version}  # no more: MONAI Label rewrites the index each time
         label = path.parent.with_name(PRE_LABELS) / path.name
         try:
             if label.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +13,12 @@ from typing import Any
 from fastapi import HTTPException
 from monailabel.utils.async_tasks.utils import tasks
 
+from uncol.training.checkpoint import CHECKPOINT
 from uncol.training.versions import write_json
 
+logger = logging.getLogger(__name__)
+
+MOST_TRIES = 5  # restarts without progress
 UNDER_WAY = ("SUBMITTED", "RUNNING")
 
 
@@ -31,20 +36,49 @@ class PendingTraining:
         Raises:
             StorageError: it cannot be written.
         """
-        write_json(self._path, dict(options))
+        self._write(options, tries=0)
 
     def over(self) -> None:
         """Forget it: it ended, failed, or was stopped."""
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
 
-    def left(self) -> dict[str, Any] | None:
-        """Return the options of a training that is not over; None if there is none."""
+    def resume(self) -> dict[str, Any] | None:
+        """Return the options of a training that is not over; None if there is none.
+
+        One that kills its server each time, before it gets anywhere, is given up.
+
+        Raises:
+            StorageError: that it is tried again cannot be written down.
+        """
         try:
             found = json.loads(self._path.read_text())
-        except (OSError, json.JSONDecodeError):
+            options, tries = dict(found["options"]), int(found["tries"])
+        except (OSError, KeyError, TypeError, ValueError):
             return None
-        return found if isinstance(found, dict) else None
+        if self._got_on():
+            tries = 0
+        if tries >= MOST_TRIES:
+            logger.error(
+                "The training under way was begun %s times and never got to a checkpoint: it is "
+                "given up. Press Train to try it again.",
+                tries + 1,
+            )
+            self.over()
+            return None
+        self._write(options, tries=tries + 1)
+        return options
+
+    def _got_on(self) -> bool:
+        """Say whether a checkpoint was written since the last try."""
+        try:
+            checkpoint = self._path.with_name(CHECKPOINT).stat()
+            return checkpoint.st_mtime > self._path.stat().st_mtime
+        except OSError:
+            return False
+
+    def _write(self, options: Mapping[str, Any], *, tries: int) -> None:
+        write_json(self._path, {"options": dict(options), "tries": tries})
 
 
 def under_way() -> bool:

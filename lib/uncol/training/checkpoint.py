@@ -13,6 +13,7 @@ import torch
 from uncol.errors import StorageError
 from uncol.training.loop import Trainer
 
+CHECKPOINT = "checkpoint.pt"  # in the folder of runs
 EVERY_S = 20.0
 
 

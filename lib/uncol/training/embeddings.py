@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from uncol.errors import StorageError
 from uncol.networks.teachers.protocol import Encoded
+from uncol.training.trim import trim
 
 LIMIT_BYTES = 50 * 2**30
 
@@ -49,13 +50,7 @@ class EmbeddingCache:
 
     def trim(self) -> None:
         """Delete the least recently used views until the folder fits its limit."""
-        files = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
-        total = sum(path.stat().st_size for path in files)
-        for path in files:
-            if total <= self.limit_bytes:
-                return
-            total -= path.stat().st_size
-            path.unlink(missing_ok=True)
+        trim(self.folder, self.limit_bytes)
 
     def _write(self, path: Path, state: dict) -> None:  # type: ignore[type-arg]
         partial = path.with_suffix(f".{os.getpid()}.partial")

@@ -19,7 +19,7 @@ from uncol.errors import LabelError, ScanError, TrainingError
 from uncol.method.mode import MODES
 from uncol.networks.presets import Preset, choose_preset, fit_preset
 from uncol.networks.student import Student
-from uncol.training.checkpoint import Checkpoint
+from uncol.training.checkpoint import CHECKPOINT, Checkpoint
 from uncol.training.generalist import GIB, Generalist
 from uncol.training.loop import Trainer
 from uncol.training.open_generalist import open_generalist
@@ -27,6 +27,7 @@ from uncol.training.plan import Plan, make_plan
 from uncol.training.run import new_run
 from uncol.training.settings import Reporter, RoundSettings
 from uncol.training.store import CaseStore, TrainingCase, file_digest, read_annotation
+from uncol.training.trim import trim
 from uncol.training.versions import Manifest, spec_to
 
 PACKAGES = ("torch", "monai", "monailabel", "numpy", "uncol")
@@ -120,7 +121,7 @@ def fit(
         packages={name: _version(name) for name in PACKAGES},
         plan=asdict(plan),
     )
-    checkpoint = Checkpoint(runs / "checkpoint.pt", _key(manifest))
+    checkpoint = Checkpoint(runs / CHECKPOINT, _key(manifest))
     student = _train(prepared, preset, plan, settings, reporter, checkpoint, make_trainer)
     return Fitted(student, manifest, left_out, checkpoint)
 
@@ -208,6 +209,7 @@ def _prepare(
             unlabeled.append(store.load(case))
         except ScanError as error:
             left_out[case.name] = str(error)
+    trim(folder, settings.cache_gb * GIB)
     return _Prepared(labeled, unlabeled)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ class CaseStore:
             labels: the app's labels.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        _allow_many_files()
         self.folder = folder
         self.space = space
         self.modality = modality
@@ -91,6 +93,7 @@ class CaseStore:
             scan = read_scan(case.image, case=case.name)
             prepared = prepare(scan, self.space, self.modality)
             _save(path, prepared.image.numpy().astype(np.float16))
+        os.utime(path)  # it was used now: others go first when room is short
         image = np.load(path, mmap_mode="r")
         label = self._label(case, key, frame)
         centers = _centers(label, self.labels)
@@ -151,6 +154,12 @@ def grid_mismatch(case: str, label: tuple[int, ...], scan: tuple[int, ...]) -> s
 
 def _by(shape: tuple[int, ...]) -> str:
     return "x".join(str(size) for size in shape)
+
+
+def _allow_many_files() -> None:
+    """Raise this process's limit of open files: each mapped scan and label holds one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _save(path: Path, array: Array) -> None:

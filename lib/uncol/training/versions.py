@@ -34,6 +34,7 @@ from uncol.training.gate import Accuracy, Verdict
 WEIGHTS = "student.safetensors"
 MANIFEST = "manifest.json"
 EVENTS = "events.jsonl"
+SCORED = "cases.jsonl"  # beside a version: what it thought of each case
 
 
 class Manifest(BaseModel):
@@ -214,6 +215,9 @@ class ModelStore:
                 version = before[-1]
             self.check(version)
             self.load(version)
+            # it scores each case anew: the pre-labels and maps that annotators see are the
+            # later version's
+            (self.sidecars(version) / SCORED).unlink(missing_ok=True)
             self._make_current(version)
             self._note("rollback", version)
         return version

@@ -10,7 +10,7 @@ from uncol.networks.student import Student
 from uncol.training import versions
 from uncol.training.gate import Verdict, accuracy
 from uncol.training.report import list_versions, show_version
-from uncol.training.versions import Manifest, ModelStore, spec_to
+from uncol.training.versions import SCORED, Manifest, ModelStore, spec_to
 
 SPEC = PRESETS["tiny3d"].spec
 
@@ -198,3 +198,17 @@ def test_what_is_told_of_versions(tmp_path) -> None:
     assert show_version(store, 2)["events"][0]["event"] == "refused"
     with pytest.raises(RequestError):
         show_version(store, 9)
+
+
+def test_a_version_that_is_served_again_scores_the_cases_anew(tmp_path) -> None:
+    """What annotators see of them, pre-labels and maps, is still the later version's."""
+    store = ModelStore(tmp_path)
+    for number in (1, 2):
+        store.publish(student(number), manifest())
+    kept, again = store.sidecars(1) / "calibration.json", store.sidecars(1) / SCORED
+    for path in (kept, again):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    store.rollback(1)
+    assert kept.exists()
+    assert not again.exists()
