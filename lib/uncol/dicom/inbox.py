@@ -11,7 +11,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from uncol.data.ledger import Ledger, Record
-from uncol.dicom.segmentation import is_own_result
+from uncol.dicom.segmentation import ODD, is_own_result
 from uncol.dicom.web import Entry, Pacs
 from uncol.errors import PacsError
 
@@ -104,7 +104,12 @@ class Inbox:
 
 
 def _told(uid: str, header: Dataset) -> Looked:
-    references = header.get("ReferencedSeriesSequence") or []
-    image = str(references[0].get("SeriesInstanceUID", "")) if references else ""
-    made_at = f"{header.get('ContentDate', '')}{header.get('ContentTime', '')}"
-    return Looked(case=uid, image="" if is_own_result(header) else image, made_at=made_at)
+    try:
+        references = header.get("ReferencedSeriesSequence") or []
+        image = str(references[0].get("SeriesInstanceUID", "")) if references else ""
+        made_at = f"{header.get('ContentDate', '')}{header.get('ContentTime', '')}"
+        own = is_own_result(header)
+    except ODD as error:
+        logger.warning("Segmentation %s is no label: its header cannot be read: %s", uid, error)
+        return Looked(case=uid, image="", made_at="")
+    return Looked(case=uid, image="" if own else image, made_at=made_at)

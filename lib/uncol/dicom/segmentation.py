@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -139,6 +139,18 @@ def _read(dataset: Dataset, grid: Grid) -> tuple[Array, dict[str, int]]:
             raise LabelError("Its segments overlap; let each voxel belong to one of them.")
         label[mask] = number
     return label, {name: number for number, name in names.items()}
+
+
+def latest(instances: Iterable[Dataset]) -> Dataset:
+    """Return the instance of the highest number.
+
+    Raises:
+        LabelError: there is none, or a number is none.
+    """
+    try:
+        return max(instances, key=lambda one: int(one.get("InstanceNumber") or 0))
+    except ODD as error:
+        raise LabelError(f"It has no instance that can be read: {error}.") from error
 
 
 def identity(source: Source) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from uncol.dicom.segmentation import (
     STUDENT,
     UNCERTAINTY,
     Source,
+    latest,
     read_segmentation,
     write_segmentation,
 )
@@ -313,10 +314,7 @@ class PacsDatastore(UncolDatastore):
         """Make a segmentation from the PACS the label of its scan."""
         refused = ""
         try:
-            instances = list(self._pacs.images(entry.study_uid, entry.uid))
-            if not instances:
-                raise LabelError("it has no instances.")
-            dataset = max(instances, key=lambda one: int(one.get("InstanceNumber") or 0))
+            dataset = latest(self._pacs.images(entry.study_uid, entry.uid))
             array, segments = read_segmentation(dataset, self._series(image).grid)
             self._keep(image, array, segments, _origin(entry, dataset))
             logger.info("Segmentation %s is now the label of case '%s'", entry.uid, image)

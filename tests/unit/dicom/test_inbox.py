@@ -68,7 +68,16 @@ def test_news_come_oldest_first_and_headers_are_asked_once_also_after_a_restart(
 
 
 @pytest.mark.parametrize(
-    "odd", [PacsError("HTTP 500"), None, header(""), header("9.9"), Dataset(), "no reference uid"]
+    "odd",
+    [
+        PacsError("HTTP 500"),
+        None,
+        header(""),
+        header("9.9"),
+        Dataset(),
+        "no reference uid",
+        {"ReferencedSeriesSequence": "text"},
+    ],
 )
 def test_an_odd_one_never_holds_up_the_others(open_inbox, odd):
     if odd == "no reference uid":

@@ -20,6 +20,7 @@ from uncol.dicom.segmentation import (
     UNCERTAINTY,
     Source,
     is_own_result,
+    latest,
     read_segmentation,
     structure_code,
     write_segmentation,
@@ -162,6 +163,14 @@ def test_what_lacks_a_part_is_refused(segmentation, small_series, lacking):
     del segmentation[lacking]
     with pytest.raises(LabelError, match="cannot be read"):
         read_segmentation(segmentation, small_series.grid)
+
+
+def test_the_latest_instance_counts(segmentation):
+    older = pydicom.Dataset()
+    segmentation.InstanceNumber, older.InstanceNumber = 2, 1
+    assert latest([segmentation, older]) is segmentation
+    with pytest.raises(LabelError, match="no instance"):
+        latest([])
 
 
 @pytest.mark.parametrize(
