@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from uncol.demo.run import run_demo
 from uncol.demo.serve import serve_pacs as run_serve_pacs
@@ -235,7 +235,7 @@ def benchmark_ssl(
 @models.command("list")
 def models_list(model_dir: Annotated[Path, MODEL_DIR] = DEFAULT_MODEL_DIR) -> None:
     """List versions, the refused ones too."""
-    table = Table("version", "", "made", "labeled", "held out", "Dice (95 %)", "gate")
+    table = Table("version", "", Column("made", no_wrap=True), "labeled", "held out", "Dice (95 %)", "gate")
     for line in list_versions(ModelStore(model_dir / "uncol")):
         interval = line.get("interval")
         dice = "" if line.get("dice") is None else f"{line['dice']:.3f}"
