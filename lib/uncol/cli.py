@@ -235,7 +235,8 @@ def benchmark_ssl(
 @models.command("list")
 def models_list(model_dir: Annotated[Path, MODEL_DIR] = DEFAULT_MODEL_DIR) -> None:
     """List versions, the refused ones too."""
-    table = Table("version", "", Column("made", no_wrap=True), "labeled", "held out", "Dice (95 %)", "gate")
+    made = Column("made", no_wrap=True)
+    table = Table("version", "", made, "labeled", "held out", "Dice (95 %)", "gate")
     for line in list_versions(ModelStore(model_dir / "uncol")):
         interval = line.get("interval")
         dice = "" if line.get("dice") is None else f"{line['dice']:.3f}"
