@@ -1,6 +1,6 @@
 """Train on a pool that is larger than the memory the process may have.
 
-    python benchmarks/memory.py [--scans 120 --limit-gb 1.5 --seed 0]
+    python benchmarks/memory.py [--scans 120 --limit-gb 1.5 --seed 0 --teacher litemedsam]
 
 Makes scans of 256 x 256 x 128, trains on them in a child that a control group keeps within the
 limit (needs root; without it only the peak is measured), and prints the sizes of the pool and of
@@ -53,7 +53,7 @@ def make(folder: Path, scans: int, seed: int) -> None:
             nib.save(nib.Nifti1Image(label, np.eye(4)), folder / f"label{number:04d}.nii.gz")
 
 
-def train(folder: Path, seed: int) -> None:
+def train(folder: Path, seed: int, teacher: str) -> None:
     """Train on the folder; what the child does."""
     cases = []
     for scan in sorted(folder.glob("scan*.nii")):
@@ -62,7 +62,7 @@ def train(folder: Path, seed: int) -> None:
     settings = RoundSettings(
         labels={"ellipsoid": 1},
         preset="tiny3d",
-        teacher="litemedsam",
+        teacher=teacher,
         teacher_weights=None,
         mode="intended",
         modality="mr",
@@ -109,10 +109,11 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=120)
     parser.add_argument("--limit-gb", type=float, default=1.5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--teacher", default="litemedsam", help="none: some minutes, not an hour")
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.train:
-        train(options.train, options.seed)
+        train(options.train, options.seed, options.teacher)
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -120,6 +121,7 @@ def main() -> None:
         scans = size_of(folder)
         group = confine(int(options.limit_gb * GIB))
         command = [sys.executable, __file__, "--train", str(folder), "--seed", str(options.seed)]
+        command += ["--teacher", options.teacher]
         start, peak, over = time.monotonic(), [0], threading.Event()
         child = subprocess.Popen(command)
         if group is not None:
@@ -136,6 +138,7 @@ def main() -> None:
         report = {
             "command": " ".join(["python", *sys.argv]),
             "seed": options.seed,
+            "teacher": options.teacher,
             "scans": options.scans,
             "scans_gb": round(scans / GIB, 2),
             "prepared_gb": round(size_of(folder / "model" / "cache") / GIB, 2),
