@@ -11,17 +11,11 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from uncol.data.scan import file_extension
+from uncol.demo.bar import progress_bar
 from uncol.demo.page import write_page
 from uncol.demo.pool import make_pool
 from uncol.demo.server import running_server
@@ -68,7 +62,7 @@ def run_demo(studies: Path | None, labels: str | None, *, once: bool, out: Path)
     start = time.monotonic()
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         source = _source(studies, labels, out, progress)
         starting = progress.add_task("starting the server", total=None)
         with running_server(
@@ -213,13 +207,3 @@ def _port() -> int | None:
 
     with socket.socket() as probe:
         return PORT if probe.connect_ex(("127.0.0.1", PORT)) else None
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description:<58}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )

@@ -11,7 +11,8 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from uncol.data.ledger import Ledger, Record
-from uncol.dicom.segmentation import ODD, is_own_result
+from uncol.dicom.odd import ODD
+from uncol.dicom.segmentation import is_own_result
 from uncol.dicom.web import Entry, Pacs
 from uncol.errors import PacsError
 

@@ -17,6 +17,7 @@ from pydicom.sr.coding import Code
 from uncol import __version__
 from uncol.data.scan import Grid
 from uncol.dicom.frames import on_grid
+from uncol.dicom.odd import ODD
 from uncol.dicom.series import Series
 from uncol.errors import LabelError
 from uncol.types import Array
@@ -26,16 +27,6 @@ LABEL, STUDENT, UNCERTAINTY = "LABEL", "STUDENT", "UNCERTAINTY"  # ContentLabel:
 SERIES_NUMBERS = {LABEL: 900, STUDENT: 901, UNCERTAINTY: 902}
 ANATOMICAL_STRUCTURE = Code("123037004", "SCT", "Anatomical Structure")
 ARTIFICIAL_INTELLIGENCE = Code("123109", "DCM", "Artificial Intelligence")
-# what pydicom and our own reading raise for data sets that lack something
-ODD = (
-    AttributeError,
-    IndexError,
-    KeyError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 SCHEME = "99UNCOL"  # coding scheme of structures for which no standard code is known
 
 

@@ -10,13 +10,12 @@ from typing import Any
 
 from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from requests import RequestException
 
+from uncol.dicom.odd import ODD
 from uncol.errors import PacsError
 
 PAGE = 500  # series asked for at once
-ODD = (AttributeError, KeyError, TypeError, ValueError, InvalidDicomError)  # as parsers raise them
 TOLD = ("Modality", "StudyDate", "StudyTime", "PatientID", "SeriesDescription", "RetrieveURL")
 
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from scipy import stats
 
 from uncol.types import Array
@@ -37,17 +35,6 @@ def gap_text(gaps: Array) -> str:
         return "0"
     half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
     return f"{gaps.mean():+.4f} ({gaps.mean() - half:+.4f} to {gaps.mean() + half:+.4f})"
-
-
-def progress_bar(console: Console) -> Progress:
-    """Return a bar of runs with what is under way, how many are done, and the time."""
-    return Progress(
-        TextColumn("{task.description:<60}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
 
 
 def dice_curve(points: Sequence[Point], count: str) -> tuple[list[int], Array, Array]:

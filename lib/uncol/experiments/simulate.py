@@ -19,8 +19,9 @@ from rich.table import Table
 from uncol.data.cases import Pool
 from uncol.data.ledger import append_line
 from uncol.data.scan import read_scan
+from uncol.demo.bar import progress_bar
 from uncol.errors import RequestError
-from uncol.experiments.points import Point, dice_curve, drawn, gap_text, progress_bar, read_points
+from uncol.experiments.points import Point, dice_curve, drawn, gap_text, read_points
 from uncol.experiments.pool import LabeledPool
 from uncol.selection.scores import Score, embeddings_of
 from uncol.selection.strategies import STRATEGIES, Candidates

@@ -26,9 +26,10 @@ from rich.table import Table
 from uncol.data.cases import Pool
 from uncol.data.ledger import append_line
 from uncol.data.scan import read_label, read_scan
+from uncol.demo.bar import progress_bar
 from uncol.errors import RequestError
 from uncol.experiments.methods import METHODS, Method
-from uncol.experiments.points import Point, dice_curve, drawn, gap_text, progress_bar, read_points
+from uncol.experiments.points import Point, dice_curve, drawn, gap_text, read_points
 from uncol.experiments.pool import LabeledPool
 from uncol.training.evaluate import scores
 from uncol.training.fit import Fitted, fit

@@ -93,8 +93,7 @@ class CaseStore:
             scan = read_scan(case.image, case=case.name)
             prepared = prepare(scan, self.space, self.modality)
             _save(path, prepared.image.numpy().astype(np.float16))
-        os.utime(path)  # it was used now: others go first when room is short
-        image = np.load(path, mmap_mode="r")
+        image = _mapped(path)
         label = self._label(case, key, frame)
         centers = _centers(label, self.labels)
         spacing = frame.working.spacing_mm
@@ -108,8 +107,7 @@ class CaseStore:
         path = self.folder / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.label.npy"
         if not path.exists():
             _save(path, frame.to_working(as_tensor(mapped), nearest=True).numpy())
-        label: Array = np.load(path, mmap_mode="r")
-        return label
+        return _mapped(path)
 
     def _key(self, case: Case) -> str:
         made_of = f"{(self.space, self.modality)!r} {file_digest(case.image)}"
@@ -154,6 +152,12 @@ def grid_mismatch(case: str, label: tuple[int, ...], scan: tuple[int, ...]) -> s
 
 def _by(shape: tuple[int, ...]) -> str:
     return "x".join(str(size) for size in shape)
+
+
+def _mapped(path: Path) -> Array:
+    os.utime(path)  # it is used now: others go first when room is short
+    array: Array = np.load(path, mmap_mode="r")
+    return array
 
 
 def _allow_many_files() -> None:

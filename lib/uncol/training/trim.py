@@ -15,12 +15,14 @@ def trim(folder: Path, limit_bytes: int) -> None:
     Other processes may delete in it at the same time. A file that is mapped stays readable.
 
     Args:
-        folder: the folder; what is in folders in it is left alone.
+        folder: the folder; hidden files and what is in folders in it are left alone.
         limit_bytes: how much may stay.
     """
     now = time.time()
     found = []
     for path in folder.iterdir():
+        if path.name.startswith(".") or path.is_dir():
+            continue
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             status = path.stat()
             if path.suffix != ".partial":

@@ -5,7 +5,8 @@ import pytest
 from rich.console import Console
 
 from uncol.data.scan import Grid, write_volume
-from uncol.demo.run import _progress, _source
+from uncol.demo.bar import progress_bar
+from uncol.demo.run import _source
 from uncol.errors import RequestError
 
 GRID = Grid((4, 4, 4), np.eye(4))
@@ -13,7 +14,7 @@ GRID = Grid((4, 4, 4), np.eye(4))
 
 @pytest.fixture
 def progress():
-    return _progress(Console(quiet=True))
+    return progress_bar(Console(quiet=True))
 
 
 def _folder(root, count):

@@ -50,3 +50,13 @@ def test_a_mapped_scan_stays_readable(tmp_path):
     trim(tmp_path, 0)
     assert names(tmp_path) == []
     assert int(mapped.sum()) == 45
+
+
+def test_hidden_files_and_folders_are_left_alone(tmp_path):
+    make(tmp_path, ".seen-1", 10)
+    (tmp_path / "folder").mkdir()
+    make(tmp_path / "folder", "a.npy", 10)
+    make(tmp_path, "b.npy", 10)
+    trim(tmp_path, 0)
+    assert names(tmp_path) == [".seen-1", "folder"]
+    assert names(tmp_path / "folder") == ["a.npy"]
