@@ -198,12 +198,10 @@ def report(load: Load, started: int, store: ModelStore, memory: list, options) -
         print(f"{what:12} {len(took):6} requests, median {median:.2f} s, 95 % {late:.2f} s")
     print(f"trainings started {started}, versions {store.versions()}, served {store.current()}")
     server = np.array([one for one, _ in memory])
-    tenth = max(1, len(server) // 10)
-    after_start = server[tenth : 2 * tenth].mean()
+    tenths = ", ".join(f"{part.mean():.0f}" for part in np.array_split(server, 10) if len(part))
     print(
-        f"server memory: {after_start:.0f} MiB after a tenth of the time, "
-        f"{server[-tenth:].mean():.0f} MiB in the last tenth, peak {server.max():.0f}; "
-        f"children at most {max(child for _, child in memory):.0f} MiB"
+        f"server memory, MiB in each tenth of the time: {tenths}; peak {server.max():.0f}; "
+        f"children at most {max(child for _, child in memory):.0f}"
     )
     lost = load.lost()
     print(f"failed requests {len(load.failures)}, labels lost {len(lost)} of {len(load.submitted)}")

@@ -85,7 +85,7 @@ class StudentTask(InferTask):  # type: ignore[misc]
         """
         start = time.time()
         served = self.served.get(str(device_of(request.get("device"))))
-        with FOREGROUND.request(), self._turns.mine():
+        with FOREGROUND.computing(self._turns):
             result = served.segment(read_scan(request["image"], case=request.get("case")))
         params = {
             "label_names": dict(self.labels),

@@ -48,13 +48,14 @@ class Foreground:
         self._halted: list[psutil.Process] = []
         self._halted_at = 0.0
         self._shared_until = 0.0
+        self._rest_until = 0.0
 
     @contextlib.contextmanager
     def request(self) -> Iterator[None]:
         """Halt the children until the last of the requests that run at once is done.
 
         Where requests never end, for many clients at once, the children get every second spell:
-        training must not starve.
+        training must not starve. See `computing` for how they get it.
         """
         with self._guard:
             self._requests += 1
@@ -68,6 +69,26 @@ class Foreground:
                     self._resume()
                 else:
                     self._take_turns()
+
+    @contextlib.contextmanager
+    def computing(self, turns: Turns) -> Iterator[None]:
+        """Compute in one's turn, as a request.
+
+        In the children's spell, the next request then waits as long as this one took: at their low
+        priority they would get next to nothing beside requests without a gap.
+
+        Raises:
+            BusyError: too many wait already.
+        """
+        with self.request(), turns.mine():
+            time.sleep(max(0.0, self._rest_until - time.monotonic()))
+            start = time.monotonic()
+            try:
+                yield
+            finally:
+                end = time.monotonic()
+                if end < self._shared_until:
+                    self._rest_until = min(end + (end - start), self._shared_until)
 
     def _take_turns(self) -> None:
         now = time.monotonic()

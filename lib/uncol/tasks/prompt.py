@@ -87,7 +87,7 @@ class PromptTask(InferTask):  # type: ignore[misc]
         start = time.time()
         label = self._label(request)
         device = device_of(request.get("device"))
-        with FOREGROUND.request(), self._turns.mine():
+        with FOREGROUND.computing(self._turns):
             scan = read_scan(request["image"], case=request.get("case"))
             prompt = make_prompt(
                 scan.grid.shape,

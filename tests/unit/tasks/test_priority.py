@@ -75,6 +75,21 @@ def test_where_requests_never_end_children_get_every_second_spell(child) -> None
     assert works(child)
 
 
+def test_in_their_spell_children_are_left_alone_as_long_as_a_request_took(child) -> None:
+    foreground, turns = Foreground(spell_s=0.5), Turns()
+    with foreground.request():  # of another client, without a gap
+        time.sleep(0.6)
+        with foreground.computing(turns):  # ends the requests' spell
+            time.sleep(0.2)
+        start = time.monotonic()
+        with foreground.computing(turns):
+            assert time.monotonic() - start > 0.15
+    with foreground.computing(turns):
+        start = time.monotonic()
+    with foreground.computing(turns):
+        assert time.monotonic() - start < 0.15  # alone, nobody waits
+
+
 def test_a_child_dies_with_the_server_that_started_it() -> None:
     child = (
         "from uncol.tasks.priority import make_way; make_way(1); print('up', flush=True); input()"
