@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from uncol.data.ledger import Ledger
 from uncol.errors import WeightsError
-from uncol.training.calibrate import Evidence, read_calibration
+from uncol.training.calibrate import read_calibration
+from uncol.training.evidence import Evidence
 from uncol.training.gate import Accuracy, accuracy
 from uncol.training.versions import ModelStore
 

@@ -6,42 +6,28 @@ labels each and judged on the rest (cross-fitting). How often they err near the 
 for the published student, which saw a third more labels; how sure it may be of itself follows from
 that and from its own predictions on unlabeled cases.
 
-model_dir/uncol/scores/<version>/evidence.jsonl, <case>.npz    what each case showed; resumable
-model_dir/uncol/scores/<version>/calibration.json, doubts.json
+model_dir/uncol/scores/<version>/calibration.json, doubts.json    beside what evidence.py keeps
 """
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from torch import Tensor
-
-from uncol.data.augment import CropMap
 from uncol.data.cases import Case
-from uncol.data.frame import make_frame
-from uncol.data.labels import IGNORE_VALUE
-from uncol.data.ledger import Ledger, Record
-from uncol.data.scan import read_grid
-from uncol.errors import LabelError, ScanError
-from uncol.inference.predict import predict
 from uncol.method.mode import MODES
 from uncol.networks.presets import PRESETS, Preset
 from uncol.networks.student import Student
-from uncol.training.evaluate import dice_per_label
-from uncol.training.generalist import Generalist
-from uncol.training.label_check import Doubt, check_label
+from uncol.training.evidence import Evidence, Judge, read_voxels
+from uncol.training.label_check import Doubt
 from uncol.training.loop import Trainer
-from uncol.training.open_generalist import open_generalist
 from uncol.training.plan import Plan
 from uncol.training.run import new_run
 from uncol.training.settings import Reporter, RoundSettings
-from uncol.training.store import CaseStore, TrainingCase
-from uncol.training.versions import Manifest, ModelStore, spec_from, write_atomically, write_json
+from uncol.training.store import TrainingCase
+from uncol.training.versions import ModelStore, spec_from, write_atomically, write_json
 from uncol.types import Array
 from uncol.uncertainty.calibration import (
     Calibration,
@@ -55,31 +41,12 @@ from uncol.uncertainty.calibration import (
     match_temperatures,
     tempered,
 )
-from uncol.uncertainty.maps import NEAR, entropy, most_probable, near, soft_dice_confidence
 from uncol.uncertainty.quality import fit_quality
-
-logger = logging.getLogger(__name__)
 
 FOLDS = 4
 FEWEST_LABELED = 4  # for cross-fitting; with fewer, a fold's student would learn from one or two
 FEWEST_HELD_OUT = 4
 OWN_CASES = 20  # unlabeled cases that show how sure the published student is
-MAX_VOXELS = 20_000  # a case's voxels that are kept
-LOOKED_SLICES = 6  # of each annotated case that the generalized teacher judges
-
-
-class Evidence(Record):
-    """What a case showed about a student that did not train on it.
-
-    Attributes:
-        confidence: Soft Dice Confidence a label; None where the student found none.
-        dice: true Dice a label; None where neither has it.
-        doubt: what the teachers hold against its label.
-    """
-
-    confidence: dict[str, float | None]
-    dice: dict[str, float | None]
-    doubt: Doubt | None
 
 
 def read_calibration(store: ModelStore, version: int) -> Calibration:
@@ -123,8 +90,7 @@ def calibrate(
     known = [case for case in cases if case.label is not None]
     held_out = [case for case in known if case.name in manifest.cases["held_out"]]
     trained = [case for case in known if case.name in manifest.cases["labeled"]]
-    evidence: Ledger[Evidence] = Ledger(folder / "evidence.jsonl", Evidence)
-    judge = _Judge(manifest, settings, evidence, folder, reporter)
+    judge = Judge(manifest, settings, folder, reporter)
     if len(held_out) >= FEWEST_HELD_OUT:
         source, loaded = "held_out", judge.load(held_out + trained)
         judge.look(loaded, student.to(settings.device))
@@ -133,13 +99,14 @@ def calibrate(
         source, held_out = "cross_fit", trained
         loaded = judge.load(trained)
         _cross_fit(judge, loaded)
-        own = judge.own([case for case in cases if case.label is None], loaded, student)
+        own = _look_at_own(judge, [c for c in cases if c.label is None], loaded, student)
     else:
         source, held_out, own = "none", [], None
     names = {case.name for case in held_out}
-    found = {name: one for name, one in evidence.read().items() if name in names}
+    evidence = judge.evidence.read()
+    found = {name: one for name, one in evidence.items() if name in names}
     calibration = fit(found, folder, manifest.labels, own=own, source=source)
-    doubts = [one.doubt for one in evidence.read().values() if one.doubt is not None]
+    doubts = [one.doubt for one in evidence.values() if one.doubt is not None]
     doubts.sort(key=lambda doubt: -doubt.share)
     write_json(folder / "doubts.json", [doubt.model_dump() for doubt in doubts])
     write_atomically(folder / "calibration.json", calibration.model_dump_json())
@@ -183,10 +150,7 @@ def fit(
         source: see `Calibration`.
     """
     rows = [evidence[name] for name in sorted(evidence)]
-    parts = []
-    for row in rows:
-        with np.load(folder / f"{row.case}.npz") as held:
-            parts.append(Voxels(held["probs"].astype(np.float32), held["truth"]))
+    parts = [read_voxels(folder, row.case) for row in rows]
     if not any(len(part.truth) for part in parts):
         return Calibration()
     judged = join(parts)
@@ -215,135 +179,28 @@ def fit(
     )
 
 
-class _Judge:
-    """Looks at annotated cases with a student and writes down what they show."""
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        settings: RoundSettings,
-        evidence: Ledger[Evidence],
-        folder: Path,
-        reporter: Reporter,
-    ) -> None:
-        self.manifest = manifest
-        self.settings = settings
-        self.evidence = evidence
-        self.folder = folder
-        self.reporter = reporter
-        self._generalist: Generalist | None = None
-        self._paths: dict[str, Path] = {}
-        self._prepared = CaseStore(
-            settings.model_dir / "cache" / "prepared",
-            manifest.space,
-            modality=manifest.modality,
-            labels=manifest.labels,
-        )
-
-    def load(self, cases: Sequence[Case]) -> list[TrainingCase]:
-        """Prepare annotated cases; one whose files were damaged since is left out."""
-        self._paths.update({case.name: case.image for case in cases})
-        loaded = list(self._load(cases))
-        self.reporter.phase("calibrating: opening the generalized teacher")
-        self._generalist = open_generalist(loaded, self.settings)
-        if self._generalist is not None:
-            classes = len(self.manifest.labels) + 1
-            for case in loaded:
-                self._generalist.look(case, LOOKED_SLICES)
-                self._generalist.prompt_annotation(case, classes)
-            self._generalist.weigh(loaded, classes)
-        return loaded
-
-    def own(
-        self, unlabeled: Sequence[Case], learned: Sequence[TrainingCase], student: Student
-    ) -> Own | None:
-        """Look at unlabeled and learned cases with the published student; None without a former."""
-        self.reporter.phase("calibrating: comparing with the published student")
-        student = student.to(self.settings.device)
-        some = sorted(unlabeled, key=lambda case: case.name)
-        some = some[:: max(1, len(some) // OWN_CASES)][:OWN_CASES]
-        seen = [self._seen(case, student) for case in self._load(some)]
-        known = [self._seen(case, student) for case in learned]
-        if not any(len(one.voxels.truth) for one in seen) or not known:
-            return None
-        return Own(
-            probs=join([one.voxels for one in seen]).probs,
-            confidence=_by_label([one.confidence for one in seen]),
-            learned=join([one.voxels for one in known]),
-            learned_confidence=_by_label([one.confidence for one in known]),
-            learned_dice=_by_label([one.dice for one in known]),
-        )
-
-    def _load(self, cases: Sequence[Case]) -> Iterator[TrainingCase]:
-        for case in sorted(cases, key=lambda case: case.name):
-            try:
-                yield self._prepared.load(case)
-            except (LabelError, ScanError) as error:
-                logger.warning("Left out of calibration: %s", error)
-
-    def _seen(self, case: TrainingCase, student: Student) -> _Seen:
-        """Predict a case; without annotation its truth and Dice mean nothing."""
-        device, labels = self.settings.device, self.manifest.labels
-        probs = predict(student, case.tensor(), self.manifest.window, device=device).probs
-        found = most_probable(probs)
-        truth = np.zeros(found.shape, dtype=np.uint8) if case.label is None else case.label[0]
-        sure = soft_dice_confidence(probs, found).tolist()
-        if (truth == IGNORE_VALUE).any():  # Dice of a part says nothing about the whole
-            sure = [float("nan")] * len(sure)
-        return _Seen(
-            probs,
-            found,
-            _sample(probs.numpy(), truth, near(found > 0, NEAR).numpy()),
-            {name: sure[value - 1] for name, value in labels.items()},
-            dice_per_label(found.numpy(), truth, labels),
-        )
-
-    def look(self, cases: Sequence[TrainingCase], student: Student) -> None:
-        """Judge a student on cases that have not been judged yet."""
-        for case in cases:
-            if case.name not in self.evidence.read():
-                self._one(case, student)
-
-    def _one(self, case: TrainingCase, student: Student) -> None:
-        if case.label is None:
-            raise LabelError(f"Case '{case.name}' is not annotated.")
-        seen, labels = self._seen(case, student), self.manifest.labels
-        self.folder.mkdir(parents=True, exist_ok=True)
-        np.savez(
-            self.folder / f"{case.name}.npz",
-            probs=seen.voxels.probs.astype(np.float16),
-            truth=seen.voxels.truth,
-        )
-        general = None
-        if self._generalist is not None:
-            unsure = entropy(seen.probs, dim=0)
-            self._generalist.prompt(case, seen.found.long(), len(labels) + 1, unsure)
-            general = self._generalist.probs(case.name, CropMap.whole(case.shape), len(labels) + 1)
-        frame = make_frame(read_grid(self._paths[case.name], case=case.name), self.manifest.space)
-        self.evidence.add(
-            Evidence(
-                case=case.name,
-                confidence={name: _or_none(value) for name, value in seen.confidence.items()},
-                dice={name: _or_none(value) for name, value in seen.dice.items()},
-                doubt=check_label(
-                    case.name, case.label[0], seen.probs, general, frame=frame, labels=labels
-                ),
-            )
-        )
+def _look_at_own(
+    judge: Judge, unlabeled: Sequence[Case], learned: Sequence[TrainingCase], student: Student
+) -> Own | None:
+    """Look at unlabeled and learned cases with the published student; None without a former."""
+    judge.reporter.phase("calibrating: comparing with the published student")
+    student = student.to(judge.settings.device)
+    some = sorted(unlabeled, key=lambda case: case.name)
+    some = some[:: max(1, len(some) // OWN_CASES)][:OWN_CASES]
+    seen = [judge.see(case, student) for case in judge.read(some)]
+    known = [judge.see(case, student) for case in learned]
+    if not any(len(one.voxels.truth) for one in seen) or not known:
+        return None
+    return Own(
+        probs=join([one.voxels for one in seen]).probs,
+        confidence=_by_label([one.confidence for one in seen]),
+        learned=join([one.voxels for one in known]),
+        learned_confidence=_by_label([one.confidence for one in known]),
+        learned_dice=_by_label([one.dice for one in known]),
+    )
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """A student's prediction of a case and what it is worth."""
-
-    probs: Tensor
-    found: Tensor
-    voxels: Voxels
-    confidence: dict[str, float]
-    dice: dict[str, float]
-
-
-def _cross_fit(judge: _Judge, cases: Sequence[TrainingCase]) -> None:
+def _cross_fit(judge: Judge, cases: Sequence[TrainingCase]) -> None:
     for number, (train, judged) in enumerate(folds(cases), start=1):
         if all(case.name in judge.evidence.read() for case in judged):
             continue
@@ -359,7 +216,7 @@ def folds(cases: Sequence[TrainingCase]) -> Iterator[tuple[list[TrainingCase], l
         yield [case for case in ordered if case not in judged], judged
 
 
-def _fold_student(judge: _Judge, train: Sequence[TrainingCase], *, seed: int) -> Student:
+def _fold_student(judge: Judge, train: Sequence[TrainingCase], *, seed: int) -> Student:
     """Train the published student's kind on some labels, in the second stage's way.
 
     The first stage's heads learn four different losses, and their mean is far less sure than what
@@ -387,21 +244,8 @@ def _fold_student(judge: _Judge, train: Sequence[TrainingCase], *, seed: int) ->
     return run.deployed(manifest.mode)
 
 
-def _sample(probs: Array, truth: Array, around: Array) -> Voxels:
-    chosen = np.flatnonzero(around & (truth != IGNORE_VALUE))
-    if len(chosen) > MAX_VOXELS:
-        chosen = np.random.default_rng(0).choice(chosen, MAX_VOXELS, replace=False)
-    return Voxels(
-        probs.reshape(len(probs), -1)[:, chosen].T, truth.ravel()[chosen].astype(np.int64)
-    )
-
-
 def _by_label(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _or_nan(value: float | None) -> float:

@@ -7,7 +7,8 @@ from uncol.data.cases import Case
 from uncol.selection.scores import MAPS, embeddings_of, scores_of
 from uncol.selection.survey import missing, survey
 from uncol.training import calibrate as module
-from uncol.training.calibrate import Evidence, calibrate, read_calibration, read_doubts
+from uncol.training.calibrate import calibrate, read_calibration, read_doubts
+from uncol.training.evidence import Evidence, Judge
 from uncol.training.published import load_published
 from uncol.training.round import train_round
 from uncol.training.settings import Reporter
@@ -62,14 +63,14 @@ def test_a_killed_calibration_goes_on_and_judges_nobody_by_what_trained_it(train
         return fold_student(judge, train, seed=seed)
 
     judged_by = []
-    one = module._Judge._one
+    one = Judge._one
 
     def watching(self, case, student):
         judged_by.append((case.name, learned_from[-1]))
         return one(self, case, student)
 
     monkeypatch.setattr(module, "_fold_student", listening)
-    monkeypatch.setattr(module._Judge, "_one", watching)
+    monkeypatch.setattr(Judge, "_one", watching)
     with pytest.raises(KeyboardInterrupt):
         calibrate(cases, 1, settings, Phases(stop_at="student 3"))
     assert read_calibration(store, 1).source == "none"

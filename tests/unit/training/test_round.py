@@ -6,7 +6,7 @@ import pytest
 
 from uncol.data.cases import Case, decide
 from uncol.training.accuracy import shown_accuracy
-from uncol.training.calibrate import Evidence
+from uncol.training.evidence import Evidence
 from uncol.training.round import train_round
 from uncol.training.settings import Reporter
 from uncol.training.versions import ModelStore, write_json
