@@ -1,8 +1,7 @@
 """A PACS as a datastore: scans come from it, labels and maps go to it.
 
-The server keeps a mirror: a folder as `UncolDatastore` has it, whose index is filled from the PACS
-and whose scans are fetched when somebody needs them. Labels live in both: whoever stores a DICOM
-Segmentation of a scan in the PACS has submitted a label.
+Scans are mirrored (`pacs_mirror.py`). Labels live in both: whoever stores a DICOM Segmentation of a
+scan in the PACS has submitted a label.
 
 It stands in for MONAI Label 0.8.5's `DICOMWebDatastore`, which lists CT only, remembers its lists
 for two hours (a label just submitted is not counted), reads labels back cropped and renumbered, and
@@ -12,19 +11,13 @@ takes every segmentation in the PACS for a label.
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
-from monailabel.datastore.local import DataModel, ImageLabelModel
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.dataset import Dataset
 
@@ -41,30 +34,24 @@ from uncol.dicom.segmentation import (
     read_segmentation,
     write_segmentation,
 )
-from uncol.dicom.series import Series, read_headers, read_series
+from uncol.dicom.series import Series
 from uncol.dicom.web import Entry, Pacs
-from uncol.errors import LabelError, PacsError, RequestError, ScanError, StorageError, UncolError
-from uncol.tasks.datastore import UncolDatastore
+from uncol.errors import LabelError, PacsError, ScanError, UncolError
+from uncol.tasks.pacs_mirror import PATIENCE_S, SCAN, PacsMirror, scratch
 from uncol.types import Array
 
 logger = logging.getLogger(__name__)
 
 FINAL = DefaultLabelTag.FINAL
 REMOVED = "removed"  # tag of labels whose segmentation somebody deleted in the PACS
-FRESH_S = (1.0, 30.0)  # how long the PACS is not asked again, at least and at most
-SHARE = 20  # and this many times what the last asking took, so that a slow one is left in peace
-PATIENCE_S = 5.0  # how long one request exchanges segmentations; the rest waits for the next
 LONGEST_WAIT_S = 120.0  # between two tries to store a label that the PACS did not take
-SCAN = ".nii.gz"
-GONE = "It is no longer in the PACS."
 
 
-class PacsDatastore(UncolDatastore):
+class PacsDatastore(PacsMirror):
     """The scans of a PACS, with labels and results kept there too.
 
-    A case's id is its SeriesInstanceUID. Its info holds, beside what the PACS tells, the
-    `segmentations` seen of it in the order they came, `results` of the student by kind,
-    `unusable` with the reason, and `label_refused` with the reason.
+    A case's info holds, beside what the mirror keeps, the `segmentations` seen of it in the order
+    they came, `results` of the student by kind, and `label_refused` with the reason.
     """
 
     def __init__(self, folder: str, pacs: Pacs, **options: Any) -> None:
@@ -75,56 +62,10 @@ class PacsDatastore(UncolDatastore):
             pacs: the PACS.
             options: as for `UncolDatastore`.
         """
-        self._pacs = pacs
-        self._exchange = threading.RLock()  # one exchange with the PACS at a time
-        self._next_at = 0.0
         self._inbox = Inbox(pacs, Path(folder) / "segmentations.jsonl")
         self._failures: Counter[str] = Counter()  # of storing a case's label
         self._again_at: dict[str, float] = {}
-        super().__init__(folder, **options)
-
-    def name(self) -> str:
-        """Return where the PACS is."""
-        return self._pacs.url
-
-    # --- what there is ---
-
-    def list_images(self) -> list[str]:
-        """Return the ids of all scans that can be used."""
-        self.synchronize()
-        return self._usable(super().list_images())
-
-    def get_labeled_images(
-        self, label_tag: str | None = None, labels: list[str] | None = None
-    ) -> list[str]:
-        """Return the ids of scans with a submitted label."""
-        self.synchronize()
-        return self._usable(super().get_labeled_images(label_tag, labels))
-
-    def get_unlabeled_images(
-        self, label_tag: str | None = None, labels: list[str] | None = None
-    ) -> list[str]:
-        """Return the ids of scans without one."""
-        self.synchronize()
-        return self._usable(super().get_unlabeled_images(label_tag, labels))
-
-    def json(self) -> dict[str, Any]:
-        """Return the whole index."""
-        self.synchronize()
-        index: dict[str, Any] = super().json()
-        return index
-
-    def get_image_uri(self, image_id: str) -> str:
-        """Return the path of a scan as NIfTI, fetched from the PACS the first time.
-
-        Raises:
-            ScanError: the series is no volume; the case is left out from then on.
-            PacsError: the PACS does not give it.
-        """
-        path: str = super().get_image_uri(image_id)
-        if path and not Path(path).exists():
-            self._fetch(image_id, Path(path))
-        return path
+        super().__init__(folder, pacs, **options)
 
     # --- labels ---
 
@@ -157,22 +98,6 @@ class PacsDatastore(UncolDatastore):
                 self._pacs.withdraw(study, info["SeriesInstanceUID"])
             super().remove_label(label_id, label_tag)
 
-    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Refuse: scans come from the PACS.
-
-        Raises:
-            RequestError: always.
-        """
-        raise RequestError("This server's scans come from the PACS; store the scan there.")
-
-    def remove_image(self, image_id: str) -> None:
-        """Refuse: the scan would come back from the PACS.
-
-        Raises:
-            RequestError: always.
-        """
-        raise RequestError("This server's scans come from the PACS; delete the scan there.")
-
     # --- results of the student ---
 
     def publish_result(
@@ -195,7 +120,7 @@ class PacsDatastore(UncolDatastore):
         Raises:
             PacsError: the PACS does not take it.
         """
-        series = self._series(image_id)
+        series = self.series(image_id)
         made = {
             UNCERTAINTY: write_map(
                 uncertainty,
@@ -241,61 +166,17 @@ class PacsDatastore(UncolDatastore):
         array = read_label(label_filename, case=image_id).array
         segments = segment_values(label_info, np.unique(array).tolist(), image_id)
         source = Source(STUDENT, "UnCoL label")
-        return write_segmentation(array, segments, self._series(image_id), source)
+        return write_segmentation(array, segments, self.series(image_id), source)
 
     # --- exchange with the PACS ---
 
-    def synchronize(self) -> None:
-        """Take up what is new in the PACS: scans, and segmentations, which are labels.
-
-        Asks it at most once a second, a slow one less often. If it does not answer, what was known
-        stays.
-        """
-        if self._frozen or time.monotonic() < self._next_at:
-            return
-        if not self._exchange.acquire(timeout=PATIENCE_S):
-            return  # another request is at it
-        try:
-            if time.monotonic() >= self._next_at:
-                self._ask()
-        finally:
-            self._exchange.release()
-
-    def take_up_news(self) -> None:
-        """Ask the PACS now: something was stored there through this server."""
-        self._next_at = 0.0
-        self.synchronize()
-
-    def _ask(self) -> None:
+    def _ask(self) -> float:
+        took = super()._ask()
         start = time.monotonic()
-        try:
-            scans, segmentations = self._pacs.scans(), self._pacs.segmentations()
-            took = time.monotonic() - start
-            self._take_up_scans(scans)
-            self._take_up_segmentations(segmentations)
-        except UncolError as error:
-            took = FRESH_S[1]
-            logger.warning("%s", error)
-        self._next_at = time.monotonic() + float(np.clip(SHARE * took, *FRESH_S))
-
-    def _take_up_scans(self, listed: dict[str, Entry]) -> None:
-        objects = self._datastore.objects
-        gone = {uid for uid in objects.keys() - listed.keys() if not _is_gone(objects[uid])}
-        back = {uid for uid in objects.keys() & listed.keys() if _is_gone(objects[uid])}
-        fresh = listed.keys() - objects.keys()
-        if not gone | back | fresh:
-            return
-        with self._guard:
-            for uid in gone:  # kept, with its label, in case it comes back
-                objects[uid].image.info["unusable"] = GONE
-            for uid in back:
-                objects[uid].image.info["unusable"] = ""
-            for uid in fresh:
-                entry = listed[uid]
-                info = {**entry.told, "SeriesInstanceUID": uid, "StudyInstanceUID": entry.study_uid}
-                info["name"] = f"{uid}{SCAN}"
-                objects[uid] = ImageLabelModel(image=DataModel(info=info, ext=SCAN))
-            self._update_datastore_file()
+        segmentations = self._pacs.segmentations()
+        took += time.monotonic() - start
+        self._take_up_segmentations(segmentations)
+        return took
 
     def _take_up_segmentations(self, listed: dict[str, Entry]) -> None:
         until = time.monotonic() + PATIENCE_S
@@ -308,14 +189,14 @@ class PacsDatastore(UncolDatastore):
         for entry, image in self._inbox.news(listed, seen, self._datastore.objects, until=until):
             if time.monotonic() > until:
                 return
-            self._take_up(entry, image)
+            self._take_up_one(entry, image)
 
-    def _take_up(self, entry: Entry, image: str) -> None:
+    def _take_up_one(self, entry: Entry, image: str) -> None:
         """Make a segmentation from the PACS the label of its scan."""
         refused = ""
         try:
             dataset = latest(self._pacs.images(entry.study_uid, entry.uid))
-            array, segments = read_segmentation(dataset, self._series(image).grid)
+            array, segments = read_segmentation(dataset, self.series(image).grid)
             self._keep(image, array, segments, _origin(entry, dataset))
             logger.info("Segmentation %s is now the label of case '%s'", entry.uid, image)
         except (LabelError, ScanError, PacsError) as error:
@@ -330,9 +211,9 @@ class PacsDatastore(UncolDatastore):
         self, image: str, array: Array, segments: dict[str, int], info: dict[str, Any]
     ) -> None:
         listed = [{"name": name, "idx": number} for name, number in segments.items()]
-        with _scratch(self._datastore_path) as folder:
+        with scratch(self._datastore_path) as folder:
             path = folder / f"{image}{SCAN}"
-            write_volume(path, array.astype(np.uint8), self._series(image).grid)
+            write_volume(path, array.astype(np.uint8), self.series(image).grid)
             super().save_label(image, str(path), FINAL, {**info, "label_info": listed})
 
     def _send(self, image: str) -> None:
@@ -356,7 +237,7 @@ class PacsDatastore(UncolDatastore):
         array = read_label(self.get_label_uri(image, FINAL), case=image).array
         segments = {one["name"]: one["idx"] for one in info["label_info"]}
         source = Source(LABEL, "UnCoL label", author=str(info.get("user") or ""))
-        dataset = write_segmentation(array, segments, self._series(image), source)
+        dataset = write_segmentation(array, segments, self.series(image), source)
         self._pacs.store(dataset)
         return str(dataset.SeriesInstanceUID)
 
@@ -389,79 +270,6 @@ class PacsDatastore(UncolDatastore):
             super().remove_label(image, FINAL)
             left = [uid for uid in case.image.info.get("segmentations", []) if uid in listed]
             self.update_image_info(image, {"segmentations": left[:-1]})  # the last is seen anew
-
-    # --- files ---
-
-    def _series(self, image_id: str) -> Series:
-        self.get_image_uri(image_id)
-        return read_headers(self._headers(image_id), case=image_id)
-
-    def _headers(self, image_id: str) -> Path:
-        return Path(self._datastore_path) / "headers" / image_id
-
-    def _fetch(self, image_id: str, path: Path) -> None:
-        info = self._datastore.objects[image_id].image.info
-        with FileLock(path.with_name(f".{path.name}.lock")), _scratch(self._datastore_path) as work:
-            if path.exists():  # by another process, meanwhile
-                return
-            received = work / "received"
-            received.mkdir()
-            try:
-                for number, one in enumerate(self._pacs.images(info["StudyInstanceUID"], image_id)):
-                    one.save_as(received / f"{number:05d}.dcm", write_like_original=False)
-                volume, series = read_series(received, case=image_id)
-                write_volume(work / path.name, _compact(volume.array), volume.grid)
-                kept = work / "headers"
-                kept.mkdir()
-                for number, header in enumerate(series.headers):
-                    header.save_as(kept / f"{number:05d}.dcm")
-                self._headers(image_id).parent.mkdir(exist_ok=True)
-                # of a fetch that was killed between the two renames
-                shutil.rmtree(self._headers(image_id), ignore_errors=True)
-                kept.rename(self._headers(image_id))
-                (work / path.name).rename(path)
-            except ScanError as error:
-                self.update_image_info(image_id, {"unusable": str(error)})
-                logger.warning("%s", error)
-                raise
-            except OSError as error:
-                raise StorageError(
-                    f"Scan '{image_id}' could not be kept: {error}. Free some disk space."
-                ) from error
-
-    def _usable(self, names: Sequence[str]) -> list[str]:
-        objects = self._datastore.objects
-        return [n for n in names if n in objects and not objects[n].image.info.get("unusable")]
-
-    def _add_non_existing_images(self) -> int:
-        self._init_from_datastore_file()
-        return 0  # the index is filled from the PACS, not from the folder
-
-    def _remove_non_existing(self) -> int:
-        gone = 0
-        for image, case in self._datastore.objects.items():
-            for tag, label in list(case.labels.items()):
-                name = self._filename(image, label.ext)
-                if not (Path(self._datastore.label_path(tag)) / name).exists():
-                    del case.labels[tag]
-                    gone += 1
-        return gone
-
-
-def _is_gone(case: ImageLabelModel) -> bool:
-    return bool(case.image.info.get("unusable") == GONE)
-
-
-@contextmanager
-def _scratch(folder: str) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix=".incoming-", dir=folder) as name:
-        yield Path(name)
-
-
-def _compact(array: Array) -> Array:
-    """Return whole numbers as int16, which takes half the room."""
-    small = array.astype(np.int16)
-    return small if np.array_equal(small, array) else array
 
 
 def _origin(entry: Entry, dataset: Dataset) -> dict[str, Any]:
