@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
 
-from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.utils.async_tasks.utils import processes
 
 from uncol.data.scan import read_label, read_map
@@ -17,6 +18,7 @@ from uncol.selection.queue import Queue
 from uncol.selection.scores import MAPS, PRE_LABELS, Score, scores_of
 from uncol.selection.survey import missing
 from uncol.settings import Settings
+from uncol.tasks.datastore import UncolDatastore
 from uncol.tasks.pacs import PacsDatastore
 from uncol.tasks.strategy import pool_of
 from uncol.training.calibrate import read_doubts
@@ -32,7 +34,7 @@ FIRST_AFTER_S = 5.0  # a viewer that has just connected goes first
 class Host(Protocol):
     """What the caretaker needs of the app."""
 
-    def datastore(self) -> Datastore:
+    def datastore(self) -> UncolDatastore:
         """Return the pool."""
 
     def async_scoring(self, method: str) -> object:
@@ -119,10 +121,15 @@ class Caretaker:
         written = {path.name: path for path in (scores.path.parent / MAPS).glob("*.nii.gz")}
         if not written:
             return
-        for score in scores.read().values():
-            path = written.get(score.map_file)
-            if path is not None and score.case in names:
-                self._take_up(score, path, version)
+        store = self._host.datastore()
+        # written for each change, the index of 10,000 cases takes longer than scoring them; a PACS
+        # takes longer than that, and what it was given is written down at once
+        exchange = nullcontext() if isinstance(store, PacsDatastore) else store.index_written_once()
+        with exchange:
+            for score in scores.read().values():
+                path = written.get(score.map_file)
+                if path is not None and score.case in names:
+                    self._take_up(score, path, version)
 
     def _take_up(self, score: Score, path: Path, version: int) -> None:
         """Keep a case's label (tag `original`, which viewers load) and map, and publish them."""

@@ -21,7 +21,8 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,8 +70,26 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         self._labels = labels
         self._guard = threading.RLock()
         self._frozen = bool(options.get("read_only"))
+        self._patient: int | None = None  # the thread that writes the index later
+        self._unwritten = False
         self.history = History(Path(folder))
         super().__init__(folder, **options)
+
+    @contextmanager
+    def index_written_once(self) -> Iterator[None]:
+        """Let this thread write the index once, at the end of many changes, not at each of them.
+
+        For one thread at a time, and nothing that a person sent: a crash before the end leaves
+        files that the index learns of at the next start, without what is known of them.
+        """
+        self._patient = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._patient = None
+            with self._guard:
+                if self._unwritten:
+                    self._update_datastore_file()
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Add a scan after checking that it can be read.
@@ -246,6 +265,8 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         with self._guard:  # the folder's watcher calls it from a thread of its own
+            if self._unwritten:  # or what another thread has yet to write would be forgotten
+                self._write_index()
             super()._init_from_datastore_file(throw_exception)
 
     def _to_id(self, file: str) -> tuple[str, str]:
@@ -257,10 +278,15 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
     def _update_datastore_file(self, lock: bool = True) -> None:
         if self._frozen:  # a training or scoring child: only the server writes the index
             return
-        if lock:
+        if self._patient == threading.get_ident():
+            self._unwritten = True
+        elif lock:
             with FileLock(self._lock_file):
-                self._update_datastore_file(lock=False)
-            return
+                self._write_index()
+        else:
+            self._write_index()
+
+    def _write_index(self) -> None:
         path = Path(self._datastore_config_path)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         model = self._datastore.model_dump(exclude={"base_path"})
@@ -268,6 +294,7 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
             partial.write_text(json.dumps(model, indent=2, default=str))
             self._ignore_event_config = True
             os.replace(partial, path)
+            self._unwritten = False
         finally:
             partial.unlink(missing_ok=True)
         self._config_ts = path.stat().st_mtime

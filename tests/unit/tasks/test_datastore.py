@@ -109,6 +109,29 @@ def test_a_child_never_rewrites_the_index(store, label) -> None:
     assert again.get_label_info("one", "final")["note"] == "kept"
 
 
+def test_many_results_cost_one_writing_of_the_index_and_none_is_forgotten(store, label) -> None:
+    index = Path(store._datastore_config_path)
+
+    def again():
+        opened = UncolDatastore(store._datastore_path, labels=LABELS, extensions=EXTENSIONS)
+        return opened.get_label_info("one", "original")
+
+    with store.index_written_once():
+        before = index.read_text()
+        store.save_label("one", label, "original", {"params": {"model_version": 3}})
+        store.save_label("two", label, "original", {"params": {"model_version": 3}})
+        assert index.read_text() == before
+        reader = threading.Thread(target=store.refresh)  # reads the index anew
+        reader.start()
+        reader.join()
+        assert store.get_label_info("one", "original")["params"] == {"model_version": 3}
+        submitter = threading.Thread(target=store.save_label, args=("two", label, "final", {}))
+        submitter.start()
+        submitter.join()
+        assert '"final"' in index.read_text()  # what a person sends is written at once
+    assert again()["params"] == {"model_version": 3}
+
+
 def test_the_extension_is_only_taken_off_the_end(store) -> None:
     assert store._to_id("scan.nii.gz.copy.nii.gz") == ("scan.nii.gz.copy", ".nii.gz")
     assert store._to_id("my.png.scan.nrrd") == ("my.png.scan", ".nrrd")
