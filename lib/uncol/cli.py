@@ -212,13 +212,16 @@ def benchmark_ssl(
     teacher: Annotated[str, typer.Option(help="where a method has one")] = "litemedsam",
     step_scale: Annotated[float, typer.Option(help="multiplies the planned steps")] = 1.0,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; else what is there")] = None,
+    patient: Annotated[
+        str, typer.Option(help="expression that finds the patient in a file name of several scans")
+    ] = "",
 ) -> None:
     """Compare UnCoL with the field's semi-supervised methods on few labels."""
     settings, _ = parse_settings({"labels": labels, "preset": preset, "teacher": teacher})
     first, second = numbers(steps) if steps else (0, 0)
     compare(
         Comparison(
-            pool=open_pool(studies, labels),
+            pool=open_pool(studies, labels, patient=patient),
             methods=tuple(methods.split(",")),
             budgets=numbers(budgets),
             seeds=numbers(seeds),

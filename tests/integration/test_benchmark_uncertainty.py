@@ -31,7 +31,8 @@ def setup(tmp_path: Path, tiny_settings: Any) -> Setup:
         label = (distance < rng.uniform(4, 6)).astype(np.uint8)
         image = (label + rng.normal(0, rng.uniform(0.2, 0.8), label.shape)).astype(np.float32)
         for folder, array in (("images", image), ("labels", label)):
-            nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / folder / f"c{number}.nii.gz")
+            odd = array[number % 2 :]  # half are smaller than the window, and of odd size
+            nib.save(nib.Nifti1Image(odd, np.eye(4)), tmp_path / folder / f"c{number}.nii.gz")
     made = Setup(open_pool(tmp_path, "ball"), 4, 2, 4, seed=3, model_dir=tmp_path / "model")
     labeled, unlabeled, _ = made.parts()
     settings = tiny_settings(made.model_dir, step_scale=0.2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ class LabeledPool:
         files: file names that both folders hold, sorted.
         lists: training and test files in the order of `train.list` and `test.list`, if the folder
             holds them; else empty.
+        patient: regular expression whose match in a file name tells the patient; empty if every
+            file is a patient of its own.
     """
 
     images: Path
@@ -30,6 +33,7 @@ class LabeledPool:
     labels: dict[str, int]
     files: tuple[str, ...]
     lists: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    patient: str = ""
 
     def case(self, file: str, *, annotated: bool) -> Case:
         """Return a case, with its label or as if it had none."""
@@ -43,33 +47,59 @@ class LabeledPool:
         ]
 
     def shuffled(self, seed: int) -> list[str]:
-        """Return all files in an order that only the seed decides."""
-        files = list(self.files)
-        random.Random(seed).shuffle(files)
-        return files
+        """Return all files in an order that only the seed decides, a patient's one after another.
+
+        Raises:
+            RequestError: a file name tells no patient.
+        """
+        patients: dict[str, list[str]] = {}
+        for file in self.files:
+            patients.setdefault(self._patient_of(file), []).append(file)
+        groups = list(patients.values())
+        random.Random(seed).shuffle(groups)
+        return [file for group in groups for file in group]
 
     def parts(self, seed: int, *, test: int) -> tuple[list[str], list[str]]:
         """Return training files and up to `test` test files.
 
-        A published split is kept, whatever the seed; without one the seed draws both.
+        A published split is kept, whatever the seed; without one the seed draws both. No patient is
+        in both: the test files are a few more where a patient would be torn apart.
         """
         train, held = self.lists
         if train and held:
             return list(train), list(held[:test])
         files = self.shuffled(seed)
+        while 0 < test < len(files) and self._same_patient(files[test - 1], files[test]):
+            test += 1
         return files[test:], files[:test]
 
+    def _same_patient(self, first: str, second: str) -> bool:
+        return self._patient_of(first) == self._patient_of(second)
 
-def open_pool(studies: Path, labels: str) -> LabeledPool:
+    def _patient_of(self, file: str) -> str:
+        if not self.patient:
+            return file
+        found = re.search(self.patient, file)
+        if found is None:
+            raise RequestError(f"--patient '{self.patient}' matches nothing in '{file}'.")
+        return found.group()
+
+
+def open_pool(studies: Path, labels: str, *, patient: str = "") -> LabeledPool:
     """Open a folder with `images/` and `labels/`.
 
     Args:
         studies: the folder.
         labels: names of the label values 1, 2, ..., "a,b".
+        patient: see `LabeledPool`.
 
     Raises:
-        RequestError: a folder is missing, or nothing lies in both.
+        RequestError: a folder is missing, nothing lies in both, or `patient` is no expression.
     """
+    try:
+        re.compile(patient)
+    except re.error as error:
+        raise RequestError(f"--patient '{patient}' is no regular expression: {error}.") from error
     images, truth = studies / "images", studies / "labels"
     if not images.is_dir() or not truth.is_dir():
         raise RequestError(f"{studies} must hold the folders images/ and labels/.")
@@ -80,7 +110,7 @@ def open_pool(studies: Path, labels: str) -> LabeledPool:
     if not names:
         raise RequestError('Name the labels of values 1, 2, ...: --labels "a,b".')
     values = {name: value for value, name in enumerate(names, start=1)}
-    return LabeledPool(images, truth, values, tuple(files), _lists(studies, files))
+    return LabeledPool(images, truth, values, tuple(files), _lists(studies, files), patient)
 
 
 def _lists(studies: Path, files: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -90,8 +90,10 @@ class Comparison:
     @property
     def options(self) -> Point:
         """What all lines of one comparison have in common."""
+        grouped = {"patient": self.pool.patient} if self.pool.patient else {}
         return {
             "data": self.pool.images.parent.name,
+            **grouped,
             "labels": list(self.pool.labels),
             "teacher": self.settings.teacher,
             "preset": self.settings.preset,

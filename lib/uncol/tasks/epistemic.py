@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from monai.inferers import SlidingWindowInferer
 from monai.transforms import Activationsd
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.interfaces.tasks.strategy import Strategy
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from uncol.data.preprocess import prepare
 from uncol.data.scan import read_scan
+from uncol.inference.predict import OVERLAP
 from uncol.tasks.datastore import UncolDatastore
 from uncol.training.published import Published
 from uncol.types import Array
@@ -67,6 +69,14 @@ class _Infer(BasicInferTask):  # type: ignore[misc]
     def post_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:
         """Return what the logits pass last."""
         return [Activationsd(keys="pred", softmax=True)]
+
+    def inferer(self, data: Any = None) -> SlidingWindowInferer:
+        """Return the windows that it takes for large scans; a small one is padded to one.
+
+        What it does with small scans, the network as it is, fails on sizes that a student's patch
+        does not divide.
+        """
+        return SlidingWindowInferer(roi_size=self.roi_size, sw_batch_size=1, overlap=OVERLAP)
 
     def _prepare(self, data: Mapping[str, Any]) -> dict[str, Any]:
         scan = read_scan(data["image"])

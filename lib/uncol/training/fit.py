@@ -17,13 +17,14 @@ from uncol.data.frame import Space, choose_space, make_frame
 from uncol.data.scan import Grid, read_grid
 from uncol.errors import LabelError, ScanError, TrainingError
 from uncol.method.mode import MODES
-from uncol.networks.presets import Preset, choose_preset, fit_preset
+from uncol.networks.presets import PRESETS, Preset, Shape, choose_preset, fit_preset
 from uncol.networks.student import Student
 from uncol.training.checkpoint import CHECKPOINT, Checkpoint
 from uncol.training.generalist import GIB, Generalist
 from uncol.training.loop import Trainer
 from uncol.training.open_generalist import open_generalist
 from uncol.training.plan import Plan, make_plan
+from uncol.training.resolution import coarsen
 from uncol.training.run import new_run
 from uncol.training.settings import Reporter, RoundSettings
 from uncol.training.store import CaseStore, TrainingCase, file_digest, read_annotation
@@ -83,10 +84,9 @@ def fit(
     grids, left_out = _grids(pool)
     all_grids = {case.name: read_grid(case.image, case=case.name) for case in like} | grids
     shaping = [all_grids[name] for name in sorted(all_grids)]
-    space = choose_space(shaping)
-    prepared = _prepare(pool, settings, space, left_out)
-    preset_name, preset = _preset(shaping, space, settings)
     gpu = settings.device.type == "cuda"
+    space, preset_name, preset = _sizes(shaping, pool, settings)
+    prepared = _prepare(pool, settings, space, left_out)
     plan = plan or make_plan(
         len(prepared.labeled), len(prepared.unlabeled), gpu=gpu, scale=settings.step_scale
     )
@@ -232,17 +232,26 @@ def _key(manifest: Manifest) -> str:
     return hashlib.sha256(decisive.encode()).hexdigest()
 
 
-def _preset(grids: list[Grid], space: Space, settings: RoundSettings) -> tuple[str, Preset]:
-    shapes = np.array([make_frame(grid, space).working.shape for grid in grids])
-    size_i, size_j, size_k = (int(size) for size in np.median(shapes, axis=0))
-    shape = (size_i, size_j, size_k)
-    name = choose_preset(settings.preset, shape=shape, gpu=settings.device.type == "cuda")
-    if name.endswith("3d") and shape[2] == 1:
+def _sizes(grids: list[Grid], pool: Pool, settings: RoundSettings) -> tuple[Space, str, Preset]:
+    """Return voxel size, the preset's name, and the preset fitted to the pool."""
+    own = choose_space(grids)
+    gpu = settings.device.type == "cuda"
+    name = choose_preset(settings.preset, shape=_median_shape(grids, own), gpu=gpu)
+    most, flat = PRESETS[name].voxels, PRESETS[name].spec.dims == 2
+    space = coarsen(own, pool.labeled, settings.labels, voxels=most, flat=flat)
+    shape = _median_shape(grids, space)
+    if not flat and shape[2] == 1:
         raise TrainingError(
             f"Preset {name} is for volumes, but the scans are single images. "
             "Start the server with --conf preset auto or small2d."
         )
-    return name, fit_preset(name, shape=shape, spacing_mm=space.spacing_mm)
+    return space, name, fit_preset(name, shape=shape, spacing_mm=space.spacing_mm)
+
+
+def _median_shape(grids: list[Grid], space: Space) -> Shape:
+    shapes = np.array([make_frame(grid, space).working.shape for grid in grids])
+    size_i, size_j, size_k = (int(size) for size in np.median(shapes, axis=0))
+    return (size_i, size_j, size_k)
 
 
 def _generalist(

@@ -149,6 +149,30 @@ def test_without_one_the_seed_draws_both_parts(ball_pool):
     assert ball_pool.parts(1, test=3)[1] != test
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("test", [1, 2, 3, 5])
+def test_no_patient_trains_and_judges(ball_pool, tmp_path, seed, test):
+    patients = {file: f"p{number // 2}_{file}" for number, file in enumerate(ball_pool.files)}
+    for file, name in patients.items():
+        for folder in (ball_pool.images, ball_pool.truth):
+            (folder / file).rename(folder / name)
+    pool = open_pool(tmp_path, "ball", patient=r"^p\d+")
+    train, held = pool.parts(seed, test=test)
+    assert test <= len(held) <= test + 1
+    assert sorted(train + held) == sorted(patients.values())
+    assert not {name[:2] for name in train} & {name[:2] for name in held}
+    assert [name[:2] for name in train] == sorted(
+        (name[:2] for name in train), key=[name[:2] for name in train].index
+    )  # a patient's scans follow each other
+
+
+def test_an_expression_for_patients_must_be_one_and_must_match(ball_pool, tmp_path):
+    with pytest.raises(RequestError, match="no regular expression"):
+        open_pool(tmp_path, "ball", patient="(")
+    with pytest.raises(RequestError, match="matches nothing in 'c"):
+        open_pool(tmp_path, "ball", patient="^patient").parts(0, test=2)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

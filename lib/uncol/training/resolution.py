@@ -1,0 +1,109 @@
+"""How coarse a student looks at a pool: enough to see a labeled structure whole.
+
+A student knows a place by what its crop shows. At a scan's own voxel size, a crop that two CPU
+cores can afford shows a corner of a large organ, and nothing in it tells that corner from what
+looks alike elsewhere. So voxels grow until a crop holds what is labeled, with some surroundings,
+but never so far that the labels themselves would suffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from uncol.data.cases import Case
+from uncol.data.frame import Space, as_tensor, make_frame, zoom
+from uncol.data.labels import IGNORE_VALUE
+from uncol.data.scan import read_grid
+from uncol.errors import LabelError, ScanError
+from uncol.training.evaluate import dice_per_label
+from uncol.training.store import read_annotation
+from uncol.types import Array
+
+FACTORS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)  # few, so that rounds agree on one
+SURROUNDINGS = 1.25  # side of a crop over that of what it holds
+KEPT = 0.95  # Dice that a label must have with itself after the way to coarse voxels and back
+LOOKED_AT = 8  # annotated cases, spread over all
+Shape = tuple[int, ...]
+
+
+def coarsen(
+    space: Space, cases: Sequence[Case], labels: Mapping[str, int], *, voxels: int, flat: bool
+) -> Space:
+    """Return the space with voxels as large as a crop needs to hold what is labeled.
+
+    Args:
+        space: at the pool's own voxel size.
+        cases: annotated cases; what cannot be read is not looked at.
+        labels: the app's labels, name to value.
+        voxels: most voxels that a crop may have.
+        flat: whether crops are slices; then voxels grow within them alone.
+    """
+    some = cases[:: max(1, len(cases) // LOOKED_AT)][:LOOKED_AT]
+    looks = [look for case in some if (look := _look(case, space, labels)) is not None]
+    if not looks:
+        return space
+    boxes = [box for box, _ in looks]
+    held = np.median(
+        [np.minimum(np.array(box.shape) * SURROUNDINGS, shape) for box, shape in looks], axis=0
+    )
+    chosen = space
+    for factor in FACTORS:
+        coarse = _grown(space, factor, flat=flat)
+        ratio = np.array(coarse.spacing_mm) / space.spacing_mm
+        if factor > 1 and _kept(boxes, ratio, labels) < KEPT:
+            break
+        chosen = coarse
+        size = np.ceil(held / ratio)
+        if np.prod(size[:2] if flat else size) <= voxels:
+            break
+    return chosen
+
+
+def _grown(space: Space, factor: float, *, flat: bool) -> Space:
+    """Return the space whose voxels are `factor` times the finest axis, or as long as they were."""
+    spacing = np.array(space.spacing_mm)
+    axes = slice(2) if flat else slice(3)
+    spacing[axes] = np.maximum(spacing[axes], factor * spacing[axes].min())
+    return replace(space, spacing_mm=(float(spacing[0]), float(spacing[1]), float(spacing[2])))
+
+
+def _look(case: Case, space: Space, labels: Mapping[str, int]) -> tuple[Array, Shape] | None:
+    """Return the box around all labels in the space, and the scan's shape there; None if empty."""
+    try:
+        grid = read_grid(case.image, case=case.name)
+        annotation = read_annotation(case, grid, labels)
+    except (LabelError, ScanError):  # which stops the round later, together with all others
+        return None
+    label = make_frame(grid, space).to_working(as_tensor(annotation), nearest=True)[0].numpy()
+    label = np.where(label == IGNORE_VALUE, 0, label)
+    places = np.argwhere(label)
+    if not len(places):
+        return None
+    low, high = places.min(axis=0), places.max(axis=0) + 1
+    return label[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], label.shape
+
+
+def _kept(boxes: Sequence[Array], ratio: Array, labels: Mapping[str, int]) -> float:
+    """Return the Dice, median over cases, of the label that suffers most from coarser voxels."""
+    rows = [dice_per_label(_there_and_back(box, ratio, labels), box, labels) for box in boxes]
+    table = np.array([[row[name] for name in labels] for row in rows])
+    occurring = table[:, ~np.isnan(table).all(axis=0)]
+    return float(np.nanmedian(occurring, axis=0).min())
+
+
+def _there_and_back(box: Array, ratio: Array, labels: Mapping[str, int]) -> Array:
+    """Bring a label map to coarser voxels as for training, and back as a prediction is."""
+    margin = [int(size) for size in np.ceil(ratio)]
+    label = np.pad(box, [(size, size) for size in margin])
+    size_i, size_j, size_k = (max(1, int(size)) for size in np.rint(label.shape / ratio))
+    coarse = zoom(torch.from_numpy(label)[None], (size_i, size_j, size_k), nearest=True)
+    values = [0, *labels.values()]
+    classes = torch.cat([(coarse == value).float() for value in values])
+    size_i, size_j, size_k = label.shape
+    best = zoom(classes, (size_i, size_j, size_k), nearest=False).argmax(dim=0).numpy()
+    found: Array = np.array(values, dtype=box.dtype)[best]
+    return found[tuple(slice(size, -size) for size in margin)]
