@@ -35,7 +35,7 @@ from starlette.middleware import Middleware
 from starlette.routing import request_response
 
 from uncol.errors import PacsError, RequestError, UncolError
-from uncol.tasks.limits import UploadLimit
+from uncol.tasks.limits import UploadLimit, share_heaps
 from uncol.tasks.models import add_model_routes
 from uncol.tasks.ohif import mend_ohif
 from uncol.tasks.pacs import PacsDatastore
@@ -66,6 +66,7 @@ def mend_server(app: UncolApp) -> None:
     check_infer_params()
     mend_ohif()
     add_model_routes(api, app.models)
+    share_heaps()
     api.user_middleware.insert(0, Middleware(UploadLimit, limit_mb=app.uncol.max_upload_mb))
     api.middleware_stack = api.build_middleware_stack()  # it was built when start-up began
 

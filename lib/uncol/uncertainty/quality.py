@@ -14,7 +14,7 @@ from uncol.types import Array
 FEWEST_CASES = 3
 LEVEL = 0.9  # share of cases whose Dice lies in the interval
 SLOPE, SLOPE_SD = 1.0, 0.5  # before any case: a confidence gained is a Dice gained
-NOISE_SD, NOISE_WEIGHT = 0.04, 2.0  # before any case: how far Dice lies from a line, worth 2 cases
+NOISE_SD, NOISE_WEIGHT = 0.035, 4.0  # before any case, counting as 4: deviation from the line
 ACCEPT, CHECK = 0.85, 0.70  # estimated Dice from which a case needs a glance, or a check
 
 UNSEEN = 0.632  # weight of what was found out of sample in Efron's .632 estimate
@@ -93,7 +93,7 @@ class QualityModel(BaseModel):
 
 
 def fit_line(confidence: Array, dice: Array) -> Line:
-    """Fit a line with a prior: slope near 1, spread near 0.04 (conjugate normal regression).
+    """Fit a line with a prior: slope near 1, spread near 0.035 (conjugate normal regression).
 
     Few cases cannot say how Dice follows confidence, so the prior does until they can.
 

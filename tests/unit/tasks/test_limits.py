@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from fastapi import FastAPI, UploadFile
 from fastapi.testclient import TestClient
@@ -43,3 +46,29 @@ def test_one_that_comes_in_pieces_is_refused_too(client):
     reply = client.put("/label", content=pieces(), headers=kind)
     assert reply.status_code == 413
     assert not client.kept
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone has such heaps")
+def test_eight_threads_share_two_heaps():
+    program = """
+import ctypes, threading
+from uncol.tasks.limits import share_heaps
+share_heaps()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+together = threading.Barrier(8)
+
+def take():
+    together.wait()
+    taken = [libc.malloc(1000) for _ in range(100)]
+    together.wait()
+
+threads = [threading.Thread(target=take) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+libc.malloc_stats()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert 1 <= done.stderr.count("Arena ") <= 2  # without it there are nine
