@@ -56,9 +56,9 @@ PRESETS: dict[str, Preset] = {
     ),
     "small2d": Preset(
         StudentSpec(2, (8, 16, 32, 64), (FLAT,) * 3, 64, 4, 4, 16, 128),
-        (256, 256, 1),  # whole slices: a part looks like an organ where none is
-        256**2,
-        4,
+        (128, 128, 1),
+        128**2,
+        8,
         "adamw",
         2e-3,
     ),
