@@ -37,6 +37,7 @@ from uncol.training.loop import Step
 from uncol.training.plan import Plan, make_plan
 from uncol.training.published import Published
 from uncol.training.settings import Reporter, RoundSettings
+from uncol.types import Array
 from uncol.uncertainty.calibration import Calibration
 
 BASELINE = "supervised"
@@ -263,9 +264,13 @@ class _Clock(Reporter):
 
 
 def table(points: Sequence[Point]) -> Table:
-    """Return a row a method and budget: means, spread over seeds, paired gaps to `supervised`."""
+    """Return a row a method and budget: means, spread over seeds, paired gaps to `supervised`.
+
+    Pairs of seeds tell how much trainings differ, pairs of cases how much cases do.
+    """
     shown = Table(title="Unseen cases; mean and deviation over seeds, 95 % t intervals of pairs")
-    for title in ("labels", "method", "Dice", f"minus {BASELINE}", "HD95 mm", "ASD mm"):
+    minus = (f"minus {BASELINE}, by seed", "by case")
+    for title in ("labels", "method", "Dice", *minus, "HD95 mm", "ASD mm"):
         shown.add_column(title, justify="left" if title == "method" else "right")
     for title in ("step s", "run s", "seeds"):
         shown.add_column(title, justify="right")
@@ -281,12 +286,24 @@ def table(points: Sequence[Point]) -> Table:
             method,
             f"{dice.mean():.3f}{spread}",
             gap_text(gaps),
+            gap_text(_case_gaps([(rows[seed], base[seed]) for seed in shared])),
             *(_shown([v for p in rows.values() for v in p[m].values()], 2) for m in METRICS[1:]),
             _shown([p["step_seconds"] for p in rows.values()], 3),
             _shown([p["seconds"] for p in rows.values()], 0),
             str(len(rows)),
         )
     return shown
+
+
+def _case_gaps(pairs: Sequence[tuple[Point, Point]]) -> Array:
+    """Return differences in Dice, one a case, which is the mean over the seeds that judged it."""
+    gaps: dict[str, list[float]] = {}
+    for own, other in pairs:
+        for case, dice in own["dice_per_case"].items():
+            reference = other["dice_per_case"].get(case)
+            if dice is not None and reference is not None:
+                gaps.setdefault(case, []).append(dice - reference)
+    return np.array([np.mean(values) for values in gaps.values()])
 
 
 def plot(points: Sequence[Point], path: Path) -> None:

@@ -194,6 +194,7 @@ def test_the_table_pairs_seeds_and_leaves_out_distances_of_empty_masks():
             "budget": 2,
             "seed": seed,
             "dice": dice,
+            "dice_per_case": {f"c{seed}": dice - 0.01, "both": dice + 0.01, "odd": None},
             "hd95_mm": {"a": hd95, "b": None},
             "asd_mm": {"a": 1.0, "b": 1.0},
             "step_seconds": 0.1,
@@ -205,4 +206,5 @@ def test_the_table_pairs_seeds_and_leaves_out_distances_of_empty_masks():
     columns = [list(column.cells) for column in table(points).columns]
     assert columns[1] == ["supervised", "uncol"]
     assert columns[3][1].startswith("+0.0900 (-0.0371 to")
-    assert columns[4] == ["4.00", "2.50"]
+    assert columns[4][1].startswith("+0.0900 (+0.0")  # cases 0.08, 0.10 and 0.09 of both seeds
+    assert columns[5] == ["4.00", "2.50"]
