@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 
 from uncol.data.cases import Case, decide
+from uncol.data.scan import read_scan
 from uncol.training.accuracy import shown_accuracy
+from uncol.training.evaluate import dice_per_label
 from uncol.training.evidence import Evidence
+from uncol.training.published import load_published
 from uncol.training.round import train_round
 from uncol.training.settings import Reporter
 from uncol.training.versions import ModelStore, write_json
@@ -102,3 +105,24 @@ def test_held_out_cases_are_the_decided_ones(tmp_path, settings):
     sides = decide([c.name for c in pool[:12]], {})
     held_out = ModelStore(settings.model_dir / "uncol").manifest(1).cases["held_out"]
     assert set(held_out) == {name for name, side in sides.items() if side == "held_out"}
+
+
+@pytest.mark.slow
+def test_a_large_structure_is_learned_coarse_and_found_in_the_scans_own_grid(tmp_path, settings):
+    shape = (56, 48, 40)
+    distance = np.linalg.norm(np.moveaxis(np.indices(shape), 0, -1) - (28, 24, 20), axis=-1)
+    label = (distance < 19).astype(np.uint8)
+    cases = []
+    for number in range(3):
+        noise = np.random.default_rng(number).normal(size=shape)
+        image = write(tmp_path / f"c{number}.nii.gz", (label * 4 + noise).astype(np.float32))
+        drawn = write(tmp_path / f"c{number}_label.nii.gz", label) if number < 2 else None
+        cases.append(Case(f"c{number}", image, drawn))
+    train_round(cases, settings, Reporter())
+    store = ModelStore(settings.model_dir / "uncol")
+    assert store.manifest(1).spacing_mm == (1.5, 1.5, 1.5)
+    assert np.prod(store.manifest(1).window) <= 32**3
+    published = load_published(store, 1, settings.device)
+    found = published.segment(read_scan(cases[2].image)).label
+    assert found.shape == shape
+    assert dice_per_label(found, label, {"ball": 1})["ball"] > 0.8
