@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -71,7 +71,8 @@ def fit(
         make_trainer: what trains; benchmarks compare other methods with it.
         plan: the budget, if it is not what the pool's size and the device give.
         like: cases whose grids choose voxel size and crop beside the pool's own; with the same ones
-            here, methods that train on different parts of a pool train the same student.
+            here, and the same annotated ones, methods that train on different parts of a pool train
+            the same student.
 
     Raises:
         TrainingError: the pool cannot be trained on.
@@ -84,21 +85,38 @@ def fit(
     grids, left_out = _grids(pool)
     all_grids = {case.name: read_grid(case.image, case=case.name) for case in like} | grids
     shaping = [all_grids[name] for name in sorted(all_grids)]
-    gpu = settings.device.type == "cuda"
-    space, preset_name, preset = _sizes(shaping, pool, settings)
-    prepared = _prepare(pool, settings, space, left_out)
+    sizes = _choose_sizes(shaping, pool, settings)
+    prepared = _prepare(pool, settings, sizes.space, left_out)
     plan = plan or make_plan(
-        len(prepared.labeled), len(prepared.unlabeled), gpu=gpu, scale=settings.step_scale
+        len(prepared.labeled),
+        len(prepared.unlabeled),
+        gpu=settings.device.type == "cuda",
+        scale=settings.step_scale,
     )
     reporter.planned(plan)
-    manifest = Manifest(
+    manifest = _manifest(pool, prepared, sizes, plan, settings, left_out)
+    checkpoint = Checkpoint(runs / CHECKPOINT, _key(manifest))
+    student = _train(prepared, sizes.preset, plan, settings, reporter, checkpoint, make_trainer)
+    return Fitted(student, manifest, left_out, checkpoint)
+
+
+def _manifest(
+    pool: Pool,
+    prepared: _Prepared,
+    sizes: _Sizes,
+    plan: Plan,
+    settings: RoundSettings,
+    left_out: Mapping[str, str],
+) -> Manifest:
+    """Return how the round is made."""
+    return Manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         labels=dict(settings.labels),
-        preset=preset_name,
-        spec=spec_to(preset.spec),
-        window=preset.crop,
-        axcodes=space.axcodes,
-        spacing_mm=space.spacing_mm,
+        preset=sizes.name,
+        spec=spec_to(sizes.preset.spec),
+        window=sizes.preset.crop,
+        axcodes=sizes.space.axcodes,
+        spacing_mm=sizes.space.spacing_mm,
         modality=settings.modality,
         mode=settings.mode,
         teacher=settings.teacher,
@@ -121,9 +139,6 @@ def fit(
         packages={name: _version(name) for name in PACKAGES},
         plan=asdict(plan),
     )
-    checkpoint = Checkpoint(runs / CHECKPOINT, _key(manifest))
-    student = _train(prepared, preset, plan, settings, reporter, checkpoint, make_trainer)
-    return Fitted(student, manifest, left_out, checkpoint)
 
 
 def _train(
@@ -232,8 +247,16 @@ def _key(manifest: Manifest) -> str:
     return hashlib.sha256(decisive.encode()).hexdigest()
 
 
-def _sizes(grids: list[Grid], pool: Pool, settings: RoundSettings) -> tuple[Space, str, Preset]:
-    """Return voxel size, the preset's name, and the preset fitted to the pool."""
+@dataclass(frozen=True)
+class _Sizes:
+    """How large voxels, student and crops are; `preset` is the one of that name, fitted."""
+
+    space: Space
+    name: str
+    preset: Preset
+
+
+def _choose_sizes(grids: list[Grid], pool: Pool, settings: RoundSettings) -> _Sizes:
     own = choose_space(grids)
     gpu = settings.device.type == "cuda"
     name = choose_preset(settings.preset, shape=_median_shape(grids, own), gpu=gpu)
@@ -245,7 +268,7 @@ def _sizes(grids: list[Grid], pool: Pool, settings: RoundSettings) -> tuple[Spac
             f"Preset {name} is for volumes, but the scans are single images. "
             "Start the server with --conf preset auto or small2d."
         )
-    return space, name, fit_preset(name, shape=shape, spacing_mm=space.spacing_mm)
+    return _Sizes(space, name, fit_preset(name, shape=shape, spacing_mm=space.spacing_mm))
 
 
 def _median_shape(grids: list[Grid], space: Space) -> Shape:

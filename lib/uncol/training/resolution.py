@@ -19,6 +19,7 @@ from uncol.data.frame import Space, as_tensor, make_frame, zoom
 from uncol.data.labels import IGNORE_VALUE
 from uncol.data.scan import read_grid
 from uncol.errors import LabelError, ScanError
+from uncol.inference.places import extent
 from uncol.training.evaluate import dice_per_label
 from uncol.training.store import read_annotation
 from uncol.types import Array
@@ -27,7 +28,6 @@ FACTORS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)  # few, so that rounds 
 SURROUNDINGS = 1.25  # side of a crop over that of what it holds
 KEPT = 0.95  # Dice that a label must have with itself after the way to coarse voxels and back
 LOOKED_AT = 8  # annotated cases, spread over all
-Shape = tuple[int, ...]
 
 
 def coarsen(
@@ -42,8 +42,7 @@ def coarsen(
         voxels: most voxels that a crop may have.
         flat: whether crops are slices; then voxels grow within them alone.
     """
-    some = cases[:: max(1, len(cases) // LOOKED_AT)][:LOOKED_AT]
-    looks = [look for case in some if (look := _look(case, space, labels)) is not None]
+    looks = look(cases, space, labels)
     if not looks:
         return space
     boxes = [box for box, _ in looks]
@@ -52,18 +51,39 @@ def coarsen(
     )
     chosen = space
     for factor in FACTORS:
-        coarse = _grown(space, factor, flat=flat)
-        ratio = np.array(coarse.spacing_mm) / space.spacing_mm
-        if factor > 1 and _kept(boxes, ratio, labels) < KEPT:
+        coarse = grown(space, factor, flat=flat)
+        if factor > 1 and kept(boxes, space, coarse, labels) < KEPT:
             break
         chosen = coarse
-        size = np.ceil(held / ratio)
+        size = np.ceil(held / _ratio(space, coarse))
         if np.prod(size[:2] if flat else size) <= voxels:
             break
     return chosen
 
 
-def _grown(space: Space, factor: float, *, flat: bool) -> Space:
+def look(
+    cases: Sequence[Case], space: Space, labels: Mapping[str, int]
+) -> list[tuple[Array, tuple[int, ...]]]:
+    """Return, of some annotated cases, the label map around all labels, and the scan's shape.
+
+    Both are in the space; a case that cannot be read, or has no labels, has no entry.
+    """
+    found = []
+    for case in cases[:: max(1, len(cases) // LOOKED_AT)][:LOOKED_AT]:
+        try:
+            grid = read_grid(case.image, case=case.name)
+            annotation = read_annotation(case, grid, labels)
+        except (LabelError, ScanError):  # which stops the round later, together with all others
+            continue
+        label = make_frame(grid, space).to_working(as_tensor(annotation), nearest=True)[0].numpy()
+        label = np.where(label == IGNORE_VALUE, 0, label)
+        box = extent(label > 0)
+        if box is not None:
+            found.append((label[box], label.shape))
+    return found
+
+
+def grown(space: Space, factor: float, *, flat: bool) -> Space:
     """Return the space whose voxels are `factor` times the finest axis, or as long as they were."""
     spacing = np.array(space.spacing_mm)
     axes = slice(2) if flat else slice(3)
@@ -71,28 +91,24 @@ def _grown(space: Space, factor: float, *, flat: bool) -> Space:
     return replace(space, spacing_mm=(float(spacing[0]), float(spacing[1]), float(spacing[2])))
 
 
-def _look(case: Case, space: Space, labels: Mapping[str, int]) -> tuple[Array, Shape] | None:
-    """Return the box around all labels in the space, and the scan's shape there; None if empty."""
-    try:
-        grid = read_grid(case.image, case=case.name)
-        annotation = read_annotation(case, grid, labels)
-    except (LabelError, ScanError):  # which stops the round later, together with all others
-        return None
-    label = make_frame(grid, space).to_working(as_tensor(annotation), nearest=True)[0].numpy()
-    label = np.where(label == IGNORE_VALUE, 0, label)
-    places = np.argwhere(label)
-    if not len(places):
-        return None
-    low, high = places.min(axis=0), places.max(axis=0) + 1
-    return label[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], label.shape
+def kept(boxes: Sequence[Array], space: Space, coarse: Space, labels: Mapping[str, int]) -> float:
+    """Return the Dice, median over cases, of the label that suffers most from coarser voxels.
 
-
-def _kept(boxes: Sequence[Array], ratio: Array, labels: Mapping[str, int]) -> float:
-    """Return the Dice, median over cases, of the label that suffers most from coarser voxels."""
+    Args:
+        boxes: label maps `(I, J, K)` in `space`, at least one with a label.
+        space: where they are.
+        coarse: the same with larger voxels.
+        labels: the app's labels, name to value.
+    """
+    ratio = _ratio(space, coarse)
     rows = [dice_per_label(_there_and_back(box, ratio, labels), box, labels) for box in boxes]
     table = np.array([[row[name] for name in labels] for row in rows])
     occurring = table[:, ~np.isnan(table).all(axis=0)]
     return float(np.nanmedian(occurring, axis=0).min())
+
+
+def _ratio(space: Space, coarse: Space) -> Array:
+    return np.array(coarse.spacing_mm) / space.spacing_mm
 
 
 def _there_and_back(box: Array, ratio: Array, labels: Mapping[str, int]) -> Array:
