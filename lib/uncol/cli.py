@@ -21,7 +21,7 @@ from uncol.experiments.pool import open_pool
 from uncol.experiments.rounds import Rounds, play
 from uncol.experiments.simulate import Simulation
 from uncol.experiments.simulate import simulate as run_simulation
-from uncol.experiments.ssl import Comparison, compare
+from uncol.experiments.ssl import BASELINE, Comparison, compare
 from uncol.experiments.uncertainty import Setup, measure, write_report
 from uncol.networks.teachers import medsam, sam_med3d
 from uncol.networks.weights import fetch
@@ -215,6 +215,9 @@ def benchmark_ssl(
     patient: Annotated[
         str, typer.Option(help="expression that finds the patient in a file name of several scans")
     ] = "",
+    baseline: Annotated[
+        str, typer.Option(help="method that the table compares with; one of --methods")
+    ] = BASELINE,
 ) -> None:
     """Compare UnCoL with the field's semi-supervised methods on few labels."""
     settings, _ = parse_settings({"labels": labels, "preset": preset, "teacher": teacher})
@@ -230,6 +233,7 @@ def benchmark_ssl(
             steps=(first, second) if steps else None,
             settings=replace(round_settings(settings, device), step_scale=step_scale),
             out=out,
+            baseline=baseline,
         ),
         Console(),
     )

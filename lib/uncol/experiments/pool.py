@@ -62,8 +62,8 @@ class LabeledPool:
     def parts(self, seed: int, *, test: int) -> tuple[list[str], list[str]]:
         """Return training files and up to `test` test files.
 
-        A published split is kept, whatever the seed; without one the seed draws both. No patient is
-        in both: the test files are a few more where a patient would be torn apart.
+        A published split is kept, whatever the seed; without one the seed draws both, and no
+        patient is in both: the test files are a few more where a patient would be torn apart.
         """
         train, held = self.lists
         if train and held:

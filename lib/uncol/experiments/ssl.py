@@ -58,6 +58,7 @@ class Comparison:
         steps: of both stages; None for what the app would plan for the budget.
         settings: how to train; mode, teacher and seed are the methods' own.
         out: JSON lines file; runs in it are not computed again.
+        baseline: method that the table compares the others with.
     """
 
     pool: LabeledPool
@@ -69,6 +70,7 @@ class Comparison:
     steps: tuple[int, int] | None
     settings: RoundSettings
     out: Path
+    baseline: str = BASELINE
 
     def check(self) -> None:
         """Refuse what cannot be compared.
@@ -76,21 +78,24 @@ class Comparison:
         Raises:
             RequestError: a method is unknown, or there are too few cases.
         """
-        unknown = [name for name in self.methods if name not in METHODS]
+        unknown = [name for name in (*self.methods, self.baseline) if name not in METHODS]
         if unknown:
             raise RequestError(f"No method '{unknown[0]}'; choose of {', '.join(METHODS)}.")
-        train, test = self.pool.parts(self.seeds[0], test=self.test)
-        if len(test) < self.test or len(train) < self.train:
-            raise RequestError(
-                f"{self.pool.images} holds {len(self.pool.files)} labeled scans; {self.train} to "
-                f"train and {self.test} to judge are needed."
-            )
+        for seed in self.seeds:
+            train, test = self.pool.parts(seed, test=self.test)
+            if len(test) < self.test or len(train) < self.train:
+                raise RequestError(
+                    f"{self.pool.images} holds {len(self.pool.files)} labeled scans; {self.train} "
+                    f"to train and {self.test} to judge are needed (seed {seed} draws {len(train)} "
+                    f"and {len(test)})."
+                )
         if not 1 <= min(self.budgets) <= max(self.budgets) <= self.train:
             raise RequestError(f"Budgets must lie between 1 and --train {self.train}.")
 
     @property
     def options(self) -> Point:
         """What all lines of one comparison have in common."""
+        # lines of pools without patients name none
         grouped = {"patient": self.pool.patient} if self.pool.patient else {}
         return {
             "data": self.pool.images.parent.name,
@@ -145,7 +150,7 @@ def compare(comparison: Comparison, console: Console) -> list[Point]:
             progress.advance(task)
     points = [p for run in runs if (p := _find(comparison, *run)) is not None]
     plot(points, comparison.out.with_suffix(".png"))
-    console.print(table(points))
+    console.print(table(points, baseline=comparison.baseline))
     return points
 
 
@@ -263,23 +268,23 @@ class _Clock(Reporter):
         return round(float(np.median(self._took)), 4) if self._took else None
 
 
-def table(points: Sequence[Point]) -> Table:
-    """Return a row a method and budget: means, spread over seeds, paired gaps to `supervised`.
+def table(points: Sequence[Point], *, baseline: str = BASELINE) -> Table:
+    """Return a row a method and budget: means, spread over seeds, paired gaps to a baseline.
 
     Pairs of seeds tell how much trainings differ, pairs of cases how much cases do.
     """
     shown = Table(title="Unseen cases; mean and deviation over seeds, 95 % t intervals of pairs")
-    minus = (f"minus {BASELINE}, by seed", "by case")
+    minus = (f"minus {baseline}, by seed", "by case")
     for title in ("labels", "method", "Dice", *minus, "HD95 mm", "ASD mm"):
         shown.add_column(title, justify="left" if title == "method" else "right")
     for title in ("step s", "run s", "seeds"):
         shown.add_column(title, justify="right")
     for budget, method in dict.fromkeys((p["budget"], p["method"]) for p in _ordered(points)):
         rows = {p["seed"]: p for p in points if (p["budget"], p["method"]) == (budget, method)}
-        base = {p["seed"]: p for p in points if (p["budget"], p["method"]) == (budget, BASELINE)}
+        base = {p["seed"]: p for p in points if (p["budget"], p["method"]) == (budget, baseline)}
         dice = np.array([p["dice"] for p in rows.values()])
         spread = f" ± {dice.std(ddof=1):.3f}" if len(dice) > 1 else ""
-        shared = sorted(rows.keys() & base.keys()) if method != BASELINE else []
+        shared = sorted(rows.keys() & base.keys()) if method != baseline else []
         gaps = np.array([rows[seed]["dice"] - base[seed]["dice"] for seed in shared])
         shown.add_row(
             str(budget),

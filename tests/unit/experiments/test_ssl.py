@@ -173,10 +173,25 @@ def test_an_expression_for_patients_must_be_one_and_must_match(ball_pool, tmp_pa
         open_pool(tmp_path, "ball", patient="^patient").parts(0, test=2)
 
 
+def test_every_seed_must_leave_enough_to_train(comparison, tmp_path):
+    names = sorted(comparison.pool.files)
+    for file in names[:5]:  # one patient has five of the nine scans
+        for folder in (comparison.pool.images, comparison.pool.truth):
+            (folder / file).rename(folder / f"c_{file}")
+    pool = open_pool(tmp_path, "ball", patient=r"^c(_|\d)")
+    sizes = [len(pool.parts(seed, test=2)[0]) for seed in range(9)]
+    enough, too_few = sizes.index(7), next(s for s, size in enumerate(sizes) if size < 5)
+    grouped = replace(comparison, pool=pool, seeds=(enough,))
+    grouped.check()
+    with pytest.raises(RequestError, match=f"5 to train and 2 to judge .*seed {too_few} draws"):
+        replace(grouped, seeds=(enough, too_few)).check()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"methods": ("cbp",)}, "No method 'cbp'; choose of supervised"),
+        ({"baseline": "cbp"}, "No method 'cbp'; choose of supervised"),
         ({"train": 30}, "holds 9 labeled scans; 30 to train"),
         ({"budgets": (0, 2)}, "Budgets must lie between 1"),
         ({"budgets": (6,)}, "Budgets must lie between 1 and --train 5"),
@@ -208,3 +223,7 @@ def test_the_table_pairs_seeds_and_leaves_out_distances_of_empty_masks():
     assert columns[3][1].startswith("+0.0900 (-0.0371 to")
     assert columns[4][1].startswith("+0.0900 (+0.0")  # cases 0.08, 0.10 and 0.09 of both seeds
     assert columns[5] == ["4.00", "2.50"]
+
+    columns = [list(column.cells) for column in table(points, baseline="uncol").columns]
+    assert columns[3][1] == ""
+    assert columns[4][0].startswith("-0.0900 (-0.1")
