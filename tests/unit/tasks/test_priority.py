@@ -25,10 +25,39 @@ def child(monkeypatch):
     process.wait()
 
 
+class Clock:
+    """Time that passes only where a test says so, in place of the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("uncol.tasks.priority.time", clock)
+    return clock
+
+
 def works(process: psutil.Process) -> bool:
+    """Whether it computes or stands still, whichever can be told first.
+
+    A signal takes a moment to arrive, longer on a busy machine.
+    """
     before = sum(process.cpu_times()[:2])
-    time.sleep(0.3)
-    return sum(process.cpu_times()[:2]) > before
+    for _ in range(500):
+        time.sleep(0.02)
+        if process.status() == psutil.STATUS_STOPPED:
+            return False
+        if sum(process.cpu_times()[:2]) > before + 0.05:
+            return True
+    raise AssertionError(f"{process} neither computes nor stands still")
 
 
 def test_children_stand_still_until_the_last_request_is_done(child) -> None:
@@ -62,32 +91,34 @@ def test_without_children_nothing_happens() -> None:
         pass
 
 
-def test_where_requests_never_end_children_get_every_second_spell(child) -> None:
-    foreground = Foreground(spell_s=0.5)
+def test_where_requests_never_end_children_get_every_second_spell(child, clock) -> None:
+    foreground = Foreground(spell_s=15)
     with foreground.request():
         assert not works(child)
-        time.sleep(0.5)
+        clock.sleep(16)
         with foreground.request():
             assert works(child)
-        time.sleep(0.5)
+        clock.sleep(16)
         with foreground.request():
             assert not works(child)
     assert works(child)
 
 
-def test_in_their_spell_children_are_left_alone_as_long_as_a_request_took(child) -> None:
-    foreground, turns = Foreground(spell_s=0.5), Turns()
+def test_in_their_spell_children_are_left_alone_as_long_as_a_request_took(child, clock) -> None:
+    foreground, turns = Foreground(spell_s=15), Turns()
     with foreground.request():  # of another client, without a gap
-        time.sleep(0.6)
+        clock.sleep(16)
         with foreground.computing(turns):  # ends the requests' spell
-            time.sleep(0.2)
-        start = time.monotonic()
+            clock.sleep(3)
+        start = clock.now
         with foreground.computing(turns):
-            assert time.monotonic() - start > 0.15
+            assert clock.now - start == 3
+    clock.sleep(16)
+    start = clock.now
     with foreground.computing(turns):
-        start = time.monotonic()
+        clock.sleep(3)
     with foreground.computing(turns):
-        assert time.monotonic() - start < 0.15  # alone, nobody waits
+        assert clock.now - start == 3  # alone, nobody waits
 
 
 def test_a_child_dies_with_the_server_that_started_it() -> None:
