@@ -21,7 +21,7 @@ from monai.inferers import sliding_window_inference
 
 from uncol.data.frame import Space
 from uncol.data.scan import Grid, Volume
-from uncol.inference.outputs import segment
+from uncol.inference.outputs import Recipe, segment
 from uncol.inference.predict import OVERLAP
 from uncol.networks.arithmetic import fast_arithmetic
 from uncol.networks.presets import fit_preset
@@ -66,10 +66,7 @@ def main() -> None:
         segment(
             student,
             scan,
-            space=Space("RAS", (1.0, 1.0, 1.0)),
-            modality="mr",
-            window=preset.crop,
-            labels=LABELS,
+            Recipe(Space("RAS", (1.0, 1.0, 1.0)), "mr", preset.crop, LABELS),
             device=device,
             calibration=CALIBRATION,
         )

@@ -150,7 +150,11 @@ def compare(comparison: Comparison, console: Console) -> list[Point]:
             progress.advance(task)
     points = [p for run in runs if (p := _find(comparison, *run)) is not None]
     plot(points, comparison.out.with_suffix(".png"))
-    console.print(table(points, baseline=comparison.baseline))
+    console.print(table(points, "The students themselves", baseline=comparison.baseline))
+    served = [{**point, **point["served"]} for point in points if point.get("single")]
+    if served:  # budgets with too few labels to tell serve the student as it is
+        title = "As served: single structures without stray pieces"
+        console.print(table(served, title, baseline=comparison.baseline))
     return points
 
 
@@ -172,25 +176,18 @@ def _run(
     clock = _Clock()
     fitted = _fit(comparison, settings, method, train[: comparison.train], budget, seed, clock)
     seconds = time.monotonic() - start
-    found = judge(comparison, settings, fitted, test)
-    labels = comparison.pool.labels
-    per_label = {
-        metric: {label: _mean([case[label][metric] for case in found.values()]) for label in labels}
-        for metric in METRICS
-    }
+    alone = fitted.manifest.model_copy(update={"single": ()})
+    network = judge(comparison, settings, replace(fitted, manifest=alone), test)
+    single = fitted.manifest.single
+    served = judge(comparison, settings, fitted, test) if single else network
     return {
         "method": name,
         "budget": budget,
         "seed": seed,
         **comparison.options,
-        "dice": _mean(list(per_label["dice"].values())),
-        "dice_per_label": per_label["dice"],
-        "hd95_mm": per_label["hd95_mm"],
-        "asd_mm": per_label["asd_mm"],
-        "undefined": sum(math.isnan(c[k]["hd95_mm"]) for c in found.values() for k in labels),
-        "dice_per_case": {
-            case: _mean([one["dice"] for one in values.values()]) for case, values in found.items()
-        },
+        **network,
+        "single": single,
+        "served": served,
         "seconds": round(seconds, 1),
         "step_seconds": clock.median(),
         "planned_steps": [fitted.manifest.plan[k] for k in ("pretrain_steps", "finetune_steps")],
@@ -231,8 +228,8 @@ def _fit(
 
 def judge(
     comparison: Comparison, settings: RoundSettings, fitted: Fitted, test: Sequence[str]
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Return all metrics by case and label, in the scans' own grids, through the serving code.
+) -> Point:
+    """Return all metrics as means by label, in the scans' own grids, through the serving code.
 
     Empty masks count as uncol-method.md section 5 says, whatever the method's own mode does.
     """
@@ -246,7 +243,22 @@ def judge(
             name: vars(scores(label == v, truth == v, scan.grid.spacing_mm, released=False))
             for name, v in pool.labels.items()
         }
-    return found
+    per_label = {
+        metric: {
+            label: _mean([case[label][metric] for case in found.values()]) for label in pool.labels
+        }
+        for metric in METRICS
+    }
+    return {
+        "dice": _mean(list(per_label["dice"].values())),
+        "dice_per_label": per_label["dice"],
+        "hd95_mm": per_label["hd95_mm"],
+        "asd_mm": per_label["asd_mm"],
+        "undefined": sum(math.isnan(one["hd95_mm"]) for c in found.values() for one in c.values()),
+        "dice_per_case": {
+            case: _mean([one["dice"] for one in values.values()]) for case, values in found.items()
+        },
+    }
 
 
 class _Clock(Reporter):
@@ -268,17 +280,18 @@ class _Clock(Reporter):
         return round(float(np.median(self._took)), 4) if self._took else None
 
 
-def table(points: Sequence[Point], *, baseline: str = BASELINE) -> Table:
+def table(points: Sequence[Point], title: str, *, baseline: str = BASELINE) -> Table:
     """Return a row a method and budget: means, spread over seeds, paired gaps to a baseline.
 
     Pairs of seeds tell how much trainings differ, pairs of cases how much cases do.
     """
-    shown = Table(title="Unseen cases; mean and deviation over seeds, 95 % t intervals of pairs")
+    what = "unseen cases; mean and deviation over seeds, 95 % t intervals of pairs"
+    shown = Table(title=f"{title}: {what}")
     minus = (f"minus {baseline}, by seed", "by case")
-    for title in ("labels", "method", "Dice", *minus, "HD95 mm", "ASD mm"):
-        shown.add_column(title, justify="left" if title == "method" else "right")
-    for title in ("step s", "run s", "seeds"):
-        shown.add_column(title, justify="right")
+    for name in ("labels", "method", "Dice", *minus, "HD95 mm", "ASD mm"):
+        shown.add_column(name, justify="left" if name == "method" else "right")
+    for name in ("step s", "run s", "seeds"):
+        shown.add_column(name, justify="right")
     for budget, method in dict.fromkeys((p["budget"], p["method"]) for p in _ordered(points)):
         rows = {p["seed"]: p for p in points if (p["budget"], p["method"]) == (budget, method)}
         base = {p["seed"]: p for p in points if (p["budget"], p["method"]) == (budget, baseline)}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from uncol.data.frame import Frame, Space
 from uncol.data.preprocess import prepare
 from uncol.data.scan import Grid, Volume
+from uncol.inference.pieces import Structures, keep_single_
 from uncol.inference.places import extent, find_places
 from uncol.inference.predict import Shape, predict
 from uncol.types import Array
@@ -22,6 +23,25 @@ from uncol.uncertainty.maps import entropy, most_probable, soft_dice_confidence,
 from uncol.uncertainty.quality import QualityModel, verdict
 
 RIM = 2  # voxels on both sides of a label's surface in which its uncertainty is averaged
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a student's answer about a scan is made.
+
+    Attributes:
+        space: the model's space.
+        modality: the model's intensity normalization.
+        window: the model's window in working voxels.
+        labels: name to value.
+        single: label values of which only the largest piece counts, see `pieces.py`.
+    """
+
+    space: Space
+    modality: str
+    window: Shape
+    labels: Mapping[str, int]
+    single: Structures = ()
 
 
 @dataclass(frozen=True)
@@ -64,11 +84,8 @@ class Segmentation:
 def segment(
     student: nn.Module,
     scan: Volume,
+    recipe: Recipe,
     *,
-    space: Space,
-    modality: str,
-    window: Shape,
-    labels: Mapping[str, int],
     device: torch.device,
     calibration: Calibration,
 ) -> Segmentation:
@@ -77,17 +94,16 @@ def segment(
     Args:
         student: the student, in evaluation mode, on `device`.
         scan: the scan as read.
-        space: the model's space.
-        modality: the model's intensity normalization.
-        window: the model's window.
-        labels: name to value.
+        recipe: how it was trained to be asked.
         device: where the student computes.
         calibration: how far its probabilities can be believed.
     """
-    prepared = prepare(scan, space, modality)
-    prediction = predict(student, prepared.image, window, device=device)
+    labels = recipe.labels
+    prepared = prepare(scan, recipe.space, recipe.modality)
+    prediction = predict(student, prepared.image, recipe.window, device=device)
     probs, frame = prediction.probs, prepared.frame
     working = most_probable(probs)
+    keep_single_(probs, working, recipe.single)
     confidence = soft_dice_confidence(probs, working)
     label = label_in_scan(probs, frame)  # as predicted: calibration never moves a boundary
     temper_(probs, working, calibration.temperatures_for(len(labels) + 1))

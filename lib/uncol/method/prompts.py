@@ -12,9 +12,15 @@ from uncol.types import Array
 MARGIN = 20 / 1024  # the released 20 pixels at 1024, as a share of the view's side
 
 
-def largest_component(mask: Array) -> Array:
-    """Return the largest face-connected component of a bool mask of any dimension."""
-    parts, count = ndimage.label(mask)
+def largest_component(mask: Array, *, corners: bool = False) -> Array:
+    """Return the largest component of a bool mask of any dimension.
+
+    Args:
+        mask: of any dimension.
+        corners: whether voxels that share but a corner hang together; else they share a face.
+    """
+    structure = ndimage.generate_binary_structure(mask.ndim, mask.ndim if corners else 1)
+    parts, count = ndimage.label(mask, structure=structure)
     if count <= 1:
         return mask
     sizes = np.bincount(parts.ravel())

@@ -23,6 +23,7 @@ from uncol.data.labels import IGNORE_VALUE
 from uncol.data.ledger import Ledger, Record
 from uncol.data.scan import read_grid
 from uncol.errors import LabelError, ScanError
+from uncol.inference.pieces import keep_single_
 from uncol.inference.predict import predict
 from uncol.networks.student import Student
 from uncol.training.evaluate import dice_per_label
@@ -134,6 +135,7 @@ class Judge:
         device, labels = self.settings.device, self.manifest.labels
         probs = predict(student, case.tensor(), self.manifest.window, device=device).probs
         found = most_probable(probs)
+        keep_single_(probs, found, self.manifest.single)
         truth = np.zeros(found.shape, dtype=np.uint8) if case.label is None else case.label[0]
         sure = soft_dice_confidence(probs, found).tolist()
         if (truth == IGNORE_VALUE).any():  # Dice of a part says nothing about the whole

@@ -16,6 +16,7 @@ from uncol.data.cases import Case, Pool
 from uncol.data.frame import Space, choose_space, make_frame
 from uncol.data.scan import Grid, read_grid
 from uncol.errors import LabelError, ScanError, TrainingError
+from uncol.inference.pieces import Structures, single_structures
 from uncol.method.mode import MODES
 from uncol.networks.presets import PRESETS, Preset, Shape, choose_preset, fit_preset
 from uncol.networks.student import Student
@@ -118,6 +119,7 @@ def _manifest(
         axcodes=sizes.space.axcodes,
         spacing_mm=sizes.space.spacing_mm,
         modality=settings.modality,
+        single=_single(prepared.labeled, settings),
         mode=settings.mode,
         teacher=settings.teacher,
         seed=settings.seed,
@@ -226,6 +228,15 @@ def _prepare(
             left_out[case.name] = str(error)
     trim(folder, settings.cache_gb * GIB)
     return _Prepared(labeled, unlabeled)
+
+
+def _single(labeled: Sequence[TrainingCase], settings: RoundSettings) -> Structures:
+    """Return what predictions keep one piece of; the released code keeps all pieces of all."""
+    if settings.mode == "release":
+        return ()
+    return single_structures(
+        (case.label[0] for case in labeled if case.label is not None), settings.labels
+    )
 
 
 def _digests(pool: Pool, prepared: _Prepared) -> dict[str, tuple[str, str]]:

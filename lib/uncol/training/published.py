@@ -10,7 +10,7 @@ import torch
 
 from uncol.data.cases import Case
 from uncol.data.scan import Volume, read_scan
-from uncol.inference.outputs import Segmentation, segment, summary
+from uncol.inference.outputs import Recipe, Segmentation, segment, summary
 from uncol.networks.student import Student
 from uncol.training.calibrate import read_calibration
 from uncol.training.evaluate import dice_per_label
@@ -37,16 +37,9 @@ class Published:
 
     def segment(self, scan: Volume) -> Segmentation:
         """Segment a scan as this version was trained to."""
-        return segment(
-            self.student,
-            scan,
-            space=self.manifest.space,
-            modality=self.manifest.modality,
-            window=self.manifest.window,
-            labels=self.manifest.labels,
-            device=self.device,
-            calibration=self.calibration,
-        )
+        made = self.manifest
+        recipe = Recipe(made.space, made.modality, made.window, made.labels, made.single)
+        return segment(self.student, scan, recipe, device=self.device, calibration=self.calibration)
 
     def summary(self, result: Segmentation) -> dict[str, Any]:
         """Return the object `uncol` of an answer's `params`."""

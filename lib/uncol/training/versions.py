@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from uncol.data.frame import Space
 from uncol.data.ledger import append_line
 from uncol.errors import RequestError, StorageError, WeightsError
+from uncol.inference.pieces import Structures
 from uncol.networks.student import Student, StudentSpec
 from uncol.networks.weights import load_state
 from uncol.training.gate import Accuracy, Verdict
@@ -50,6 +51,7 @@ class Manifest(BaseModel):
         axcodes: the working axes.
         spacing_mm: the working voxel size.
         modality: intensity normalization.
+        single: label values that are one piece in all annotated scans, see `inference/pieces.py`.
         mode: `intended` or `release`.
         teacher: the generalized teacher's name.
         seed: seed of the run.
@@ -73,6 +75,7 @@ class Manifest(BaseModel):
     axcodes: str
     spacing_mm: tuple[float, float, float]
     modality: str
+    single: Structures = ()
     mode: str
     teacher: str
     seed: int

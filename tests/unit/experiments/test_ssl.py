@@ -48,6 +48,19 @@ def test_each_run_writes_a_line_and_a_killed_comparison_goes_on(comparison):
     assert again[2]["dice"] == points[2]["dice"]  # computed anew, and the same
 
 
+def test_students_are_judged_with_and_without_their_stray_pieces(comparison, capsys):
+    some = replace(comparison, methods=("supervised", "uncol_release"), budgets=(2, 5))
+    points = compare(some, Console())
+    few, many, _, released_many = points
+    assert few["single"] == []  # two labels tell nothing
+    assert few["served"]["dice"] == few["dice"]
+    assert many["single"]
+    assert many["served"]["dice_per_case"].keys() == many["dice_per_case"].keys()
+    assert many["served"]["dice"] != many["dice"]
+    assert released_many["single"] == []  # the released code drops nothing
+    assert "As served" in capsys.readouterr().out
+
+
 def test_lines_of_other_options_are_not_taken_for_ones_own(comparison):
     compare(replace(comparison, methods=("bcp",)), QUIET)
     compare(replace(comparison, methods=("bcp",), steps=(2, 1)), QUIET)
@@ -218,12 +231,12 @@ def test_the_table_pairs_seeds_and_leaves_out_distances_of_empty_masks():
 
     points = [point("supervised", s, 0.7, 4.0) for s in (0, 1)]
     points += [point("uncol", 0, 0.78, 2.0), point("uncol", 1, 0.80, 3.0)]
-    columns = [list(column.cells) for column in table(points).columns]
+    columns = [list(column.cells) for column in table(points, "Students").columns]
     assert columns[1] == ["supervised", "uncol"]
     assert columns[3][1].startswith("+0.0900 (-0.0371 to")
     assert columns[4][1].startswith("+0.0900 (+0.0")  # cases 0.08, 0.10 and 0.09 of both seeds
     assert columns[5] == ["4.00", "2.50"]
 
-    columns = [list(column.cells) for column in table(points, baseline="uncol").columns]
+    columns = [list(column.cells) for column in table(points, "Students", baseline="uncol").columns]
     assert columns[3][1] == ""
     assert columns[4][0].startswith("-0.0900 (-0.1")

@@ -11,7 +11,7 @@ from torch import nn
 
 from uncol.data.frame import Space, choose_space
 from uncol.data.scan import Grid, Volume, read_label, read_scan, write_volume
-from uncol.inference.outputs import LabelFound, _around, bands, overlay, segment, summary
+from uncol.inference.outputs import LabelFound, Recipe, _around, bands, overlay, segment, summary
 from uncol.networks.student import StudentOutput
 from uncol.training.evaluate import dice
 from uncol.uncertainty.calibration import Band, Calibration
@@ -64,10 +64,7 @@ def run(scan: Volume, space: Space, calibration: Calibration = Calibration()):  
     return segment(
         ByIntensity(),
         scan,
-        space=space,
-        modality="mr",
-        window=(24, 24, 24),
-        labels=LABELS,
+        Recipe(space, "mr", (24, 24, 24), LABELS),
         device=CPU,
         calibration=calibration,
     )
@@ -124,10 +121,7 @@ def test_a_single_image_comes_back_as_one(tmp_path) -> None:
     result = segment(
         ByIntensity(),
         scan,
-        space=choose_space([grid]),
-        modality="mr",
-        window=(32, 32, 1),
-        labels=LABELS,
+        Recipe(choose_space([grid]), "mr", (32, 32, 1), LABELS),
         device=CPU,
         calibration=Calibration(),
     )
@@ -183,10 +177,7 @@ def test_a_student_that_finds_nothing_asks_for_a_redo() -> None:
     result = segment(
         Nothing(),
         scan,
-        space=choose_space([scan.grid]),
-        modality="mr",
-        window=(24, 24, 24),
-        labels=LABELS,
+        Recipe(choose_space([scan.grid]), "mr", (24, 24, 24), LABELS),
         device=CPU,
         calibration=Calibration(),
     )

@@ -1,0 +1,79 @@
+"""What is one piece in every annotated scan is one piece in a prediction.
+
+A student of few labels finds its structure and much that looks like it. nnU-Net's first version
+(Isensee et al. 2018, arXiv:1809.10486, section 2.5) reads from the training labels whether that can
+be: where a label is a single piece in all of them, it keeps a prediction's largest piece only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uncol.data.labels import IGNORE_VALUE
+from uncol.method.prompts import largest_component
+from uncol.types import Array
+
+FEWEST = 3  # annotated scans that must agree
+NEARLY = 0.99  # share of its voxels that the largest piece of a single structure holds at least
+Structures = tuple[tuple[int, ...], ...]
+
+
+def single_structures(annotations: Iterable[Array], labels: Mapping[str, int]) -> Structures:
+    """Return what is a single piece in all annotated scans.
+
+    Args:
+        annotations: `(I, J, K)` label values each, 255 for voxels that are not annotated; a scan
+            that has such voxels shows only a part and tells nothing.
+        labels: the app's labels.
+
+    Returns:
+        Sets of label values: all of them together, if they are one piece, then single ones. Empty
+        sets and those that fewer than three scans hold are left out.
+    """
+    values = tuple(sorted(labels.values()))
+    together = [values] if len(values) > 1 else []
+    seen = dict.fromkeys([*together, *((value,) for value in values)], 0)
+    apart = set()
+    for annotation in annotations:
+        if (annotation == IGNORE_VALUE).any():
+            continue
+        for structure in seen:
+            mask = np.isin(annotation, structure)
+            size = np.count_nonzero(mask)
+            if not size:
+                continue
+            seen[structure] += 1
+            if largest_component(mask, corners=True).sum() < NEARLY * size:
+                apart.add(structure)
+    return tuple(s for s, count in seen.items() if count >= FEWEST and s not in apart)
+
+
+@torch.inference_mode()
+def keep_single_(probs: Tensor, label: Tensor, structures: Sequence[Sequence[int]]) -> None:
+    """Take stray pieces of single structures from a prediction, in place.
+
+    At a stray voxel the predicted class changes places with the most probable one outside the
+    structure. Entropy does not change by that: the rim of what was taken away stays unsure.
+
+    Args:
+        probs: `(C, I, J, K)`.
+        label: `(I, J, K)` uint8, the most probable class.
+        structures: see `single_structures`.
+    """
+    for structure in structures:
+        mask = np.isin(label.numpy(), structure)
+        stray = torch.from_numpy(mask & ~largest_component(mask, corners=True))
+        if not stray.any():
+            continue
+        there = probs[:, stray]
+        taken = label[stray].long()[None]
+        outside = there.clone()
+        outside[list(structure)] = -1.0
+        given = outside.argmax(dim=0, keepdim=True)
+        most, next_most = there.gather(0, taken), there.gather(0, given)
+        probs[:, stray] = there.scatter(0, taken, next_most).scatter(0, given, most)
+        label[stray] = given[0].to(label.dtype)

@@ -1,0 +1,105 @@
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uncol.data.labels import IGNORE_VALUE
+from uncol.inference.pieces import FEWEST, keep_single_, single_structures
+from uncol.method.prompts import largest_component
+from uncol.uncertainty.maps import entropy, most_probable
+
+HEART = {"rv": 1, "lv": 2}
+TOGETHER = (1, 2)
+
+
+def heart() -> np.ndarray:
+    """Return two chambers that touch."""
+    label = np.zeros((12, 12, 4), dtype=np.uint8)
+    label[2:5, 2:8], label[5:8, 2:8] = 1, 2
+    return label
+
+
+def with_stray(value: int, *, count: int) -> np.ndarray:
+    label = heart()
+    label[10, 10, :count] = value
+    return label
+
+
+def test_what_is_one_piece_everywhere_is_single_together_and_alone() -> None:
+    assert single_structures([heart()] * FEWEST, HEART) == (TOGETHER, (1,), (2,))
+
+
+def test_one_scan_with_two_pieces_is_enough() -> None:
+    scans = [heart()] * 5
+    assert single_structures([*scans, with_stray(1, count=4)], HEART) == ((2,),)
+
+
+def test_a_voxel_beside_the_rest_is_a_slip_of_the_hand() -> None:
+    assert TOGETHER in single_structures([*[heart()] * 3, with_stray(2, count=1)], HEART)
+
+
+def test_few_scans_tell_nothing_and_parts_of_scans_neither() -> None:
+    part = heart()
+    part[:, :, 3] = IGNORE_VALUE
+    scans = [heart()] * (FEWEST - 1)
+    assert single_structures(scans, HEART) == ()
+    assert single_structures([*scans, part], HEART) == ()
+    assert single_structures([*scans, np.zeros_like(part)], HEART) == ()
+
+
+def test_pieces_that_touch_at_a_corner_are_one() -> None:
+    label = np.zeros((4, 4, 4), dtype=np.uint8)
+    label[:2, :2, :2] = label[2:, 2:, 2:] = 1
+    assert single_structures([label] * FEWEST, {"it": 1}) == ((1,),)
+
+
+def probabilities(label: np.ndarray, sure: float = 0.8) -> torch.Tensor:
+    """Return class probabilities whose most probable class is a label's."""
+    hot = torch.nn.functional.one_hot(torch.from_numpy(label).long(), 3).movedim(-1, 0)
+    return hot * sure + (1 - hot) * (1 - sure) / 2
+
+
+def test_a_stray_piece_is_background_and_as_unsure_as_before() -> None:
+    probs = probabilities(with_stray(2, count=4))
+    label, unsure = most_probable(probs), entropy(probs, dim=0)
+    keep_single_(probs, label, [TOGETHER])
+    np.testing.assert_array_equal(label.numpy(), heart())
+    np.testing.assert_array_equal(most_probable(probs).numpy(), heart())
+    assert torch.equal(entropy(probs, dim=0), unsure)
+
+
+def test_a_stray_piece_within_another_label_becomes_that_label() -> None:
+    label = heart()
+    label[6, 4, 1] = 1  # deep in the lv
+    label[5, 3:6, :] = 2
+    probs = probabilities(label)
+    probs[:, 6, 4, 1] = torch.tensor([0.1, 0.5, 0.4])
+    found = most_probable(probs)
+    keep_single_(probs, found, [TOGETHER, (1,), (2,)])
+    assert int(found[6, 4, 1]) == 2
+    np.testing.assert_array_equal(most_probable(probs).numpy(), found.numpy())
+
+
+def test_without_single_structures_nothing_changes() -> None:
+    probs = probabilities(with_stray(1, count=4))
+    before, label = probs.clone(), most_probable(probs)
+    keep_single_(probs, label, ())
+    assert torch.equal(probs, before)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    structures=st.lists(st.sampled_from([(1, 2), (1,), (2,)]), unique=True),
+)
+def test_any_prediction_stays_one(seed, structures) -> None:
+    noise = torch.randn(3, 6, 5, 4, generator=torch.Generator().manual_seed(seed))
+    probs = noise.softmax(dim=0)
+    before, label = probs.clone(), most_probable(probs)
+    keep_single_(probs, label, structures)
+    assert torch.equal(most_probable(probs), label)
+    # the same numbers at every voxel, in another order at stray ones
+    assert torch.equal(probs.sort(dim=0).values, before.sort(dim=0).values)
+    if structures:
+        mask = np.isin(label.numpy(), structures[-1])
+        assert mask.any()
+        np.testing.assert_array_equal(largest_component(mask, corners=True), mask)
