@@ -116,7 +116,7 @@ class UncertainMeanTeacher(MeanTeacher):
 class CopyPaste(Trainer):
     """BCP (Bai et al., CVPR 2023): UnCoL's mixing with the averaged student's word for all."""
 
-    parts = Parts(threshold=1.0)
+    parts = Parts(threshold=1.0, mixing=True)
 
     def _pseudo_label(self, drawn: Drawn, step: int) -> PseudoLabel:
         pseudo = super()._pseudo_label(drawn, step)

@@ -24,6 +24,7 @@ class Mode:
         empty_scores_zero: all metrics are 0 where a mask is empty (trap 9).
         teacher_trains: in stage 2 the specialized teacher runs in training mode, and its buffers
             are never updated (trap 11).
+        mixes_always: crops are copy-pasted however little of a scan they hold.
         rate_overwritten: 2D stage 2 runs AdamW at the rate meant for SGD (trap 12).
     """
 
@@ -35,6 +36,7 @@ class Mode:
     raw_hidden: bool = False
     empty_scores_zero: bool = False
     teacher_trains: bool = False
+    mixes_always: bool = False
     rate_overwritten: bool = False
 
 
@@ -49,6 +51,7 @@ MODES = {
         raw_hidden=True,
         empty_scores_zero=True,
         teacher_trains=True,
+        mixes_always=True,
         rate_overwritten=True,
     ),
 }

@@ -10,7 +10,8 @@ class Parts:
     """The method's parts, by the names of uncol-method.md section 5's ablations.
 
     Attributes:
-        mixing: crops are copy-pasted into each other (section 2.1).
+        mixing: whether crops are copy-pasted into each other (section 2.1); None for where they
+            hold enough of a scan.
         semantic: stage 1's semantic distillation (section 2.2); without it the decoder consumes
             the student's own prior there, too.
         visual: visual distillation in both stages.
@@ -19,7 +20,7 @@ class Parts:
         threshold: a fixed gate; None for the ramp tau(t), 1 for no gate.
     """
 
-    mixing: bool = True
+    mixing: bool | None = None
     semantic: bool = True
     visual: bool = True
     generalist: bool = True

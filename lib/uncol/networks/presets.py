@@ -11,6 +11,7 @@ from uncol.networks.student import StudentSpec
 Shape = tuple[int, int, int]
 HALVE = (2, 2, 2)
 FLAT = (2, 2, 1)
+MIX_FROM = 0.4  # share of a scan that a crop holds for copy-paste to help; the papers' atria: 0.45
 ANISOTROPIC = 2.0  # do not halve an axis whose voxels are this many times longer than the rest
 
 
@@ -25,6 +26,9 @@ class Preset:
         batch: crops a step (half labeled, half unlabeled in stage 2).
         optimizer: `sgd` (the paper's) or `adamw` (converges in few steps).
         rate: first learning rate of the polynomial schedule.
+        mixing: whether crops hold enough of a scan to be copy-pasted into each other. Of a small
+            part, what is pasted lands at places where no scan has it, and the student learns to
+            find it anywhere.
     """
 
     spec: StudentSpec
@@ -33,6 +37,7 @@ class Preset:
     batch: int
     optimizer: str
     rate: float
+    mixing: bool = True
 
 
 def _spec3d(channels: tuple[int, ...], depth: int) -> StudentSpec:
@@ -88,7 +93,7 @@ def choose_preset(name: str, *, shape: Shape, gpu: bool) -> str:
 
 
 def fit_preset(name: str, *, shape: Shape, spacing_mm: tuple[float, float, float]) -> Preset:
-    """Fit a preset to a pool: strides to its voxel size, crop to its shape.
+    """Fit a preset to a pool: strides to its voxel size, crop and mixing to its shape.
 
     A 3D axis is not halved while its voxels are twice as long as the shortest, or when fewer than
     8 voxels would be left, so that a stack of 10 thick slices still passes four levels.
@@ -103,7 +108,9 @@ def fit_preset(name: str, *, shape: Shape, spacing_mm: tuple[float, float, float
     if spec.dims == 3:
         spec = replace(spec, strides=_fit_strides(len(spec.strides), shape, spacing_mm))
     flat = (shape[0], shape[1], 1) if spec.dims == 2 else shape
-    return replace(preset, spec=spec, crop=_fit_crop(flat, spec.patch, preset.voxels))
+    crop = _fit_crop(flat, spec.patch, preset.voxels)
+    held = np.prod(np.minimum(np.array(crop) / flat, 1.0))
+    return replace(preset, spec=spec, crop=crop, mixing=bool(held >= MIX_FROM))
 
 
 def _fit_crop(shape: Shape, patch: Shape, voxels: int) -> Shape:

@@ -226,7 +226,10 @@ def _fold_student(judge: Judge, train: Sequence[TrainingCase], *, seed: int) -> 
     steps = max(1, (manifest.plan["pretrain_steps"] + manifest.plan["finetune_steps"]) // 2)
     plan = Plan(0, steps, 1, 1, prompt_every=steps)
     preset: Preset = replace(
-        PRESETS[manifest.preset], spec=spec_from(manifest.spec), crop=manifest.window
+        PRESETS[manifest.preset],
+        spec=spec_from(manifest.spec),
+        crop=manifest.window,
+        mixing=manifest.mixing,
     )
     run = new_run(preset, len(manifest.labels) + 1, generalist=None, seed=seed, device=device)
     trainer = Trainer(

@@ -116,6 +116,7 @@ def _manifest(
         preset=sizes.name,
         spec=spec_to(sizes.preset.spec),
         window=sizes.preset.crop,
+        mixing=sizes.preset.mixing,
         axcodes=sizes.space.axcodes,
         spacing_mm=sizes.space.spacing_mm,
         modality=settings.modality,

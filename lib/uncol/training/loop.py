@@ -232,7 +232,10 @@ class Trainer:
 
     def _mask(self, batch: int) -> Tensor:
         mask = copy_paste_mask(batch, self.preset.crop, generator=self.state.generator)
-        return (mask if self.parts.mixing else torch.ones_like(mask)).to(self.device)
+        mixing = self.parts.mixing
+        if mixing is None:
+            mixing = self.preset.mixing or self.mode.mixes_always
+        return (mask if mixing else torch.ones_like(mask)).to(self.device)
 
     def _make_optimizer(self, stage: int) -> torch.optim.Optimizer:
         networks: list[nn.Module] = [self.state.student]

@@ -48,6 +48,7 @@ class Manifest(BaseModel):
         preset: resolved preset name.
         spec: the student's sizes, as fields of `StudentSpec`.
         window: sliding window in working voxels.
+        mixing: whether crops were large enough to be copy-pasted into each other.
         axcodes: the working axes.
         spacing_mm: the working voxel size.
         modality: intensity normalization.
@@ -72,6 +73,7 @@ class Manifest(BaseModel):
     preset: str
     spec: dict[str, Any]
     window: tuple[int, int, int]
+    mixing: bool = True
     axcodes: str
     spacing_mm: tuple[float, float, float]
     modality: str

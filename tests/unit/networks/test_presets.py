@@ -68,6 +68,21 @@ def test_large_images_get_the_paper_s_crop():
     assert fit_preset("paper2d", shape=(512, 512, 1), spacing_mm=(1, 1, 1)).crop == (256, 256, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "mixing"),
+    [
+        ("small3d", (35, 50, 35), True),  # hippocampus, whole
+        ("small3d", (57, 44, 28), True),  # atrium at 2 mm
+        ("small3d", (114, 88, 55), False),  # the same at 1 mm
+        ("paper3d", (180, 140, 88), True),  # as published
+        ("small2d", (256, 216, 10), False),  # heart slices
+        ("paper2d", (256, 216, 10), True),
+    ],
+)
+def test_crops_are_mixed_where_they_hold_enough_of_a_scan(name, shape, mixing):
+    assert fit_preset(name, shape=shape, spacing_mm=(1, 1, 1)).mixing is mixing
+
+
 def test_images_have_a_crop_of_one_slice_whatever_the_stack():
     assert fit_preset("tiny2d", shape=(30, 200, 12), spacing_mm=(1, 1, 1)).crop[2] == 1
 

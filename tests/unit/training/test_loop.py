@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -194,6 +195,16 @@ def test_without_mixing_annotated_and_pseudo_labeled_crops_stay_whole(make_train
     trainer = make_trainer(kind=Unmixed)
     assert trainer._mask(2).min() == 1
     assert all(math.isfinite(v) for step in trainer.run() for v in step.losses.values())
+
+
+@pytest.mark.parametrize(
+    ("whole", "mode", "mixed"),
+    [(True, "intended", True), (False, "intended", False), (False, "release", True)],
+)
+def test_small_parts_of_scans_are_not_mixed_unless_the_code_did(make_trainer, whole, mode, mixed):
+    trainer = make_trainer(mode=mode)
+    trainer.preset = replace(trainer.preset, mixing=whole)
+    assert bool((trainer._mask(2) == 0).any()) == mixed
 
 
 def test_a_fixed_gate_does_not_open_with_time(make_trainer, monkeypatch):
