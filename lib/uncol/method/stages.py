@@ -96,7 +96,7 @@ def pretrain(
     student: nn.Module,
     adapters: distill.Adapters | None,
     crops: Crops,
-    mask: Tensor,
+    mask: Tensor | None,
     *,
     weight: float,
     visual_too: bool = True,
@@ -109,12 +109,12 @@ def pretrain(
         adapters: projections from the teacher, or None without a teacher.
         crops: annotated crops; each is mixed with its neighbour in the batch. Without tokens in
             their knowledge there is no semantic distillation.
-        mask: copy-paste mask `(B, 1, I, J, K)`.
+        mask: copy-paste mask `(B, 1, I, J, K)`, or None to leave crops as they are.
         weight: lambda(t).
         visual_too: whether there is visual distillation.
         softmax_twice: see `losses.dice`.
     """
-    mixed = mix_crops(mask, crops, roll(crops))
+    mixed = crops if mask is None else mix_crops(mask, crops, roll(crops))
     known = mixed.knowledge
     if adapters is not None and known is not None and known.semantic is not None:
         target = adapters.semantic(known.semantic)
@@ -138,38 +138,52 @@ def finetune(
     adapters: distill.Adapters | None,
     labeled: Crops,
     unlabeled: Crops,
-    mask: Tensor,
+    mask: Tensor | None,
     *,
+    pseudo_weight: float = PSEUDO_WEIGHT,
     visual_too: bool = True,
 ) -> Losses:
     """Stage 2: L = L_l + L_u + 0.1 (L_vis(x_l) + L_vis(x_u)).
 
     x_l = M x_a + (1 - M) u_a and x_u = M u_b + (1 - M) x_b; a term for the annotated part with
-    weight 1 and one for the trusted pseudo-labeled part with weight 0.5, each halved.
+    weight 1 and one for the trusted pseudo-labeled part with weight 0.5, each halved. Without
+    mixing x_l = x_a and x_u = u_a.
 
     Args:
         student: the student.
         adapters: projections from the teacher, or None without a teacher.
         labeled: annotated crops x_a; x_b is the same batch moved by one.
-        unlabeled: crops u_a with pseudo-labels, as many; u_b likewise.
-        mask: copy-paste mask `(B, 1, I, J, K)`.
+        unlabeled: crops u_a with pseudo-labels, as many if they are mixed; u_b likewise.
+        mask: copy-paste mask `(B, 1, I, J, K)`, or None to leave crops as they are.
+        pseudo_weight: of the pseudo-labeled part.
         visual_too: whether there is visual distillation.
     """
-    paste_in = mix_crops(mask, labeled, unlabeled)
-    paste_out = mix_crops(mask, roll(unlabeled), roll(labeled))
-    output = student(torch.cat([paste_in.image, paste_out.image]))
-    logits_in, logits_out = output.mean_logits.chunk(2)
-    inside, outside = mask[:, 0] == 0, mask[:, 0] == 1
-    annotated = losses.dice_ce(logits_in, paste_in.label, paste_in.counts & outside)
-    annotated = annotated + losses.dice_ce(logits_out, paste_out.label, paste_out.counts & inside)
-    pseudo = losses.dice_ce(logits_in, paste_in.label, paste_in.counts & inside)
-    pseudo = pseudo + losses.dice_ce(logits_out, paste_out.label, paste_out.counts & outside)
+    if mask is None:
+        first, second = labeled, unlabeled
+        own, other = torch.ones_like(first.counts), torch.zeros_like(second.counts)
+    else:
+        first = mix_crops(mask, labeled, unlabeled)
+        second = mix_crops(mask, roll(unlabeled), roll(labeled))
+        own, other = mask[:, 0] == 1, mask[:, 0] == 0  # where the annotated crops are
+    output = student(torch.cat([first.image, second.image]))
+    count = len(first.image)
+    annotated = pseudo = output.prior.new_zeros(())
+    for logits, crops, theirs in (
+        (output.mean_logits[:count], first, own),
+        (output.mean_logits[count:], second, other),
+    ):
+        annotated = annotated + losses.dice_ce(logits, crops.label, crops.counts & theirs)
+        pseudo = pseudo + losses.dice_ce(logits, crops.label, crops.counts & ~theirs)
     visual = output.prior.new_zeros(())
-    first, second = paste_in.knowledge, paste_out.knowledge
-    if adapters is not None and first is not None and second is not None and visual_too:
-        known = _join(first, second)
+    if (
+        adapters is not None
+        and first.knowledge is not None
+        and second.knowledge is not None
+        and visual_too
+    ):
+        known = _join(first.knowledge, second.knowledge)
         visual = 2 * _visual(adapters, known, output)  # the sum of both halves' means
-    supervised = 0.5 * (annotated + PSEUDO_WEIGHT * pseudo)
+    supervised = 0.5 * (annotated + pseudo_weight * pseudo)
     total = supervised + VISUAL_WEIGHT * visual
     return _losses(total, annotated=annotated, pseudo=pseudo, visual=visual)
 

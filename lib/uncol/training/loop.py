@@ -19,7 +19,15 @@ from uncol.method.fusion import PseudoLabel, fuse, generalist_probs
 from uncol.method.mixing import copy_paste_mask
 from uncol.method.mode import Mode
 from uncol.method.parts import EVERYTHING, Parts
-from uncol.method.stages import Crops, Knowledge, Losses, finetune, pretrain, with_pseudo_label
+from uncol.method.stages import (
+    PSEUDO_WEIGHT,
+    Crops,
+    Knowledge,
+    Losses,
+    finetune,
+    pretrain,
+    with_pseudo_label,
+)
 from uncol.networks.arithmetic import fast_arithmetic
 from uncol.networks.ema import update_teacher
 from uncol.networks.presets import Preset
@@ -202,11 +210,16 @@ class Trainer:
 
     def _finetune(self, step: int) -> tuple[Losses, dict[str, float]]:
         state, total, half = self.state, self.plan.finetune_steps, max(1, self.preset.batch // 2)
+        count, weight = half, PSEUDO_WEIGHT
+        if not self._mixes:
+            # of small parts of scans a few hundred steps learn little else than their annotation:
+            # as many of these as without unlabeled scans, and pseudo-labels count from later on
+            count, weight = self.preset.batch, PSEUDO_WEIGHT * schedules.sigmoid_ramp(step / total)
         if step % self.plan.prompt_every == 0:
             self._prompt_generalist()
         self._set_rate(step, total)
         annotated, others = self._sources
-        labeled = annotated.draw(half, semantic=False)
+        labeled = annotated.draw(count, semantic=False)
         unlabeled = others.draw(half, semantic=False)
         crops, trust = self._targets(unlabeled, step)
         with fast_arithmetic(self.device):
@@ -216,6 +229,7 @@ class Trainer:
                 _to(labeled.crops, self.device),
                 crops,
                 self._mask(half),
+                pseudo_weight=weight,
                 visual_too=self.parts.visual,
             )
         self._update(losses)
@@ -230,12 +244,17 @@ class Trainer:
             cases, crop, tokens, generalist=self.generalist, generator=self.state.generator
         )
 
-    def _mask(self, batch: int) -> Tensor:
+    @property
+    def _mixes(self) -> bool:
+        if self.parts.mixing is None:
+            return self.preset.mixing or self.mode.mixes_always
+        return self.parts.mixing
+
+    def _mask(self, batch: int) -> Tensor | None:
+        if not self._mixes:
+            return None
         mask = copy_paste_mask(batch, self.preset.crop, generator=self.state.generator)
-        mixing = self.parts.mixing
-        if mixing is None:
-            mixing = self.preset.mixing or self.mode.mixes_always
-        return (mask if mixing else torch.ones_like(mask)).to(self.device)
+        return mask.to(self.device)
 
     def _make_optimizer(self, stage: int) -> torch.optim.Optimizer:
         networks: list[nn.Module] = [self.state.student]

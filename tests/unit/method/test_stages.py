@@ -197,6 +197,19 @@ def test_the_second_stage_s_terms_cover_the_parts_that_section_2_5_gives_them(st
     assert torch.allclose(made.total, expected, atol=1e-5)
 
 
+def test_crops_that_are_not_mixed_keep_their_own_term(student):
+    labeled, unlabeled = crops(1, known=False), pseudo(crops(2, known=False))
+    fewer = Crops(unlabeled.image[:1], unlabeled.label[:1], unlabeled.counts[:1], None)
+    logits = student(torch.cat([labeled.image, fewer.image])).mean_logits
+    everywhere = torch.ones_like(labeled.counts)
+    expected = 0.5 * (
+        losses.dice_ce(logits[:BATCH], labeled.label, everywhere)
+        + 0.2 * losses.dice_ce(logits[BATCH:], fewer.label, everywhere[:1])
+    )
+    made = finetune(student, None, labeled, fewer, None, pseudo_weight=0.2)
+    assert torch.allclose(made.total, expected, atol=1e-5)
+
+
 def test_an_untrusted_pseudo_label_teaches_nothing(student):
     labeled, mask = crops(1, known=False), a_mask()
     first = finetune(student, None, labeled, pseudo(crops(2, known=False), False), mask)

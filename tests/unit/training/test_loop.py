@@ -193,7 +193,7 @@ def test_without_mixing_annotated_and_pseudo_labeled_crops_stay_whole(make_train
         parts = Parts(mixing=False)
 
     trainer = make_trainer(kind=Unmixed)
-    assert trainer._mask(2).min() == 1
+    assert trainer._mask(2) is None
     assert all(math.isfinite(v) for step in trainer.run() for v in step.losses.values())
 
 
@@ -204,7 +204,31 @@ def test_without_mixing_annotated_and_pseudo_labeled_crops_stay_whole(make_train
 def test_small_parts_of_scans_are_not_mixed_unless_the_code_did(make_trainer, whole, mode, mixed):
     trainer = make_trainer(mode=mode)
     trainer.preset = replace(trainer.preset, mixing=whole)
-    assert bool((trainer._mask(2) == 0).any()) == mixed
+    assert (trainer._mask(2) is not None) == mixed
+    assert all(math.isfinite(v) for step in trainer.run() for v in step.losses.values())
+
+
+def test_crops_that_are_not_mixed_are_all_annotated_and_pseudo_labels_count_late(
+    make_trainer, monkeypatch
+):
+    from uncol.training import loop
+
+    seen = []
+    finetune = loop.finetune
+
+    def watch(student, adapters, labeled, unlabeled, mask, **named):
+        seen.append((len(labeled.image), len(unlabeled.image), mask, named["pseudo_weight"]))
+        return finetune(student, adapters, labeled, unlabeled, mask, **named)
+
+    monkeypatch.setattr(loop, "finetune", watch)
+    trainer = make_trainer(steps=(1, 4))
+    trainer.preset = replace(trainer.preset, batch=4, mixing=False)
+    list(trainer.run())
+    assert [(labeled, others, mask) for labeled, others, mask, _ in seen] == [(4, 2, None)] * 4
+    weights = [weight for *_, weight in seen]
+    assert weights == sorted(weights)
+    assert weights[0] < 0.01
+    assert weights[-1] > 0.3
 
 
 def test_a_fixed_gate_does_not_open_with_time(make_trainer, monkeypatch):
