@@ -209,8 +209,8 @@ class Trainer:
         return losses, {}  # no pseudo-labels yet
 
     def _finetune(self, step: int) -> tuple[Losses, dict[str, float]]:
-        state, total, half = self.state, self.plan.finetune_steps, max(1, self.preset.batch // 2)
-        count, weight = half, PSEUDO_WEIGHT
+        state, total = self.state, self.plan.finetune_steps
+        count, weight = max(1, self.preset.batch // 2), PSEUDO_WEIGHT
         if not self._mixes:
             # of small parts of scans a few hundred steps learn little else than their annotation:
             # as many of these as without unlabeled scans, and pseudo-labels count from later on
@@ -220,7 +220,7 @@ class Trainer:
         self._set_rate(step, total)
         annotated, others = self._sources
         labeled = annotated.draw(count, semantic=False)
-        unlabeled = others.draw(half, semantic=False)
+        unlabeled = others.draw(count, semantic=False)
         crops, trust = self._targets(unlabeled, step)
         with fast_arithmetic(self.device):
             losses = finetune(
@@ -228,7 +228,7 @@ class Trainer:
                 state.adapters,
                 _to(labeled.crops, self.device),
                 crops,
-                self._mask(half),
+                self._mask(count),
                 pseudo_weight=weight,
                 visual_too=self.parts.visual,
             )
