@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from uncol.data.labels import IGNORE_VALUE
+from uncol.inference.places import extent
 from uncol.method.prompts import largest_component
 from uncol.types import Array
 
@@ -66,9 +67,13 @@ def keep_single_(probs: Tensor, label: Tensor, structures: Sequence[Sequence[int
     """
     for structure in structures:
         mask = np.isin(label.numpy(), structure)
-        stray = torch.from_numpy(mask & ~largest_component(mask, corners=True))
-        if not stray.any():
+        region = extent(mask)
+        if region is None:
             continue
+        mask[region] &= ~largest_component(mask[region], corners=True)
+        if not mask.any():
+            continue
+        stray = torch.from_numpy(mask)
         there = probs[:, stray]
         taken = label[stray].long()[None]
         outside = there.clone()
