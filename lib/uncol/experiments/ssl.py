@@ -1,8 +1,9 @@
 """`uncol benchmark ssl`: does the student learn more from few labels than the field's methods do?
 
-A run trains one method on one budget of labels with one seed and judges the student once, on cases
-that neither train nor choose anything: no checkpoint is selected, what the method deploys after the
-last step counts (the averaged student; as released, whose average stands still, the last one).
+A run trains one method on one budget of labels with one seed and judges the student once, alone and
+as it would be served, on cases that neither train nor choose anything: no checkpoint is selected,
+what the method deploys after the last step counts (the averaged student; as released, whose average
+stands still, the last one).
 """
 
 from __future__ import annotations
@@ -151,8 +152,8 @@ def compare(comparison: Comparison, console: Console) -> list[Point]:
     points = [p for run in runs if (p := _find(comparison, *run)) is not None]
     plot(points, comparison.out.with_suffix(".png"))
     console.print(table(points, "The students themselves", baseline=comparison.baseline))
-    served = [{**point, **point["served"]} for point in points if point.get("single")]
-    if served:  # budgets with too few labels to tell serve the student as it is
+    served = [{**point, **point["served"]} for point in points if "served" in point]
+    if any(point["single"] for point in served):  # lines of before hold no such figures
         title = "As served: single structures without stray pieces"
         console.print(table(served, title, baseline=comparison.baseline))
     return points

@@ -32,25 +32,33 @@ def single_structures(annotations: Iterable[Array], labels: Mapping[str, int]) -
         labels: the app's labels.
 
     Returns:
-        Sets of label values: all of them together, if they are one piece, then single ones. Empty
-        sets and those that fewer than three scans hold are left out.
+        Sets of label values: all of them together, if they are one piece, then single ones. A set
+        counts in scans that hold all of it, at least three; one with its parts apart is enough
+        against it.
     """
     values = tuple(sorted(labels.values()))
     together = [values] if len(values) > 1 else []
     seen = dict.fromkeys([*together, *((value,) for value in values)], 0)
-    apart = set()
     for annotation in annotations:
         if (annotation == IGNORE_VALUE).any():
             continue
-        for structure in seen:
-            mask = np.isin(annotation, structure)
-            size = np.count_nonzero(mask)
-            if not size:
+        for structure in list(seen):
+            held = _sizes(annotation, structure)
+            if not held.any():
                 continue
-            seen[structure] += 1
-            if largest_component(mask, corners=True).sum() < NEARLY * size:
-                apart.add(structure)
-    return tuple(s for s, count in seen.items() if count >= FEWEST and s not in apart)
+            largest = largest_component(np.isin(annotation, structure), corners=True)
+            # of each label: a small one that lies apart is no slip of the hand
+            if (_sizes(np.where(largest, annotation, 0), structure) < NEARLY * held).any():
+                del seen[structure]
+            elif held.all():
+                seen[structure] += 1
+    return tuple(structure for structure, count in seen.items() if count >= FEWEST)
+
+
+def structure_names(structures: Structures, labels: Mapping[str, int]) -> list[str]:
+    """Return each structure's labels by name, `rv + lv` for a set of two."""
+    names = {value: name for name, value in labels.items()}
+    return [" + ".join(names[value] for value in structure) for structure in structures]
 
 
 @torch.inference_mode()
@@ -65,20 +73,35 @@ def keep_single_(probs: Tensor, label: Tensor, structures: Sequence[Sequence[int
         label: `(I, J, K)` uint8, the most probable class.
         structures: see `single_structures`.
     """
-    for structure in structures:
-        mask = np.isin(label.numpy(), structure)
-        region = extent(mask)
-        if region is None:
-            continue
-        mask[region] &= ~largest_component(mask[region], corners=True)
-        if not mask.any():
-            continue
-        stray = torch.from_numpy(mask)
-        there = probs[:, stray]
-        taken = label[stray].long()[None]
-        outside = there.clone()
-        outside[list(structure)] = -1.0
-        given = outside.argmax(dim=0, keepdim=True)
-        most, next_most = there.gather(0, taken), there.gather(0, given)
-        probs[:, stray] = there.scatter(0, taken, next_most).scatter(0, given, most)
-        label[stray] = given[0].to(label.dtype)
+    others = list(range(probs.shape[0]))
+    while True:
+        dropped = [_drop_(probs, label, structure, others) for structure in structures]
+        if not any(dropped[1:]):  # what comes first was looked at before what comes later
+            return
+        others = [0]  # from label to label it could go to and fro
+
+
+def _drop_(probs: Tensor, label: Tensor, structure: Sequence[int], others: Sequence[int]) -> bool:
+    """Give all pieces but the largest to the likeliest of the other classes; was there any?"""
+    mask = np.isin(label.numpy(), structure)
+    region = extent(mask)
+    if region is None:
+        return False
+    mask[region] &= ~largest_component(mask[region], corners=True)
+    if not mask.any():
+        return False
+    stray = torch.from_numpy(mask)
+    there = probs[:, stray]
+    taken = label[stray].long()[None]
+    possible = torch.full_like(there, -1.0)
+    outside = [index for index in others if index not in structure]
+    possible[outside] = there[outside]
+    given = possible.argmax(dim=0, keepdim=True)
+    most, next_most = there.gather(0, taken), there.gather(0, given)
+    probs[:, stray] = there.scatter(0, taken, next_most).scatter(0, given, most)
+    label[stray] = given[0].to(label.dtype)
+    return True
+
+
+def _sizes(annotation: Array, structure: Sequence[int]) -> Array:
+    return np.array([np.count_nonzero(annotation == value) for value in structure])

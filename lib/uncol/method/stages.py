@@ -158,22 +158,21 @@ def finetune(
         pseudo_weight: of the pseudo-labeled part.
         visual_too: whether there is visual distillation.
     """
-    if mask is None:
-        first, second = labeled, unlabeled
-        own, other = torch.ones_like(first.counts), torch.zeros_like(second.counts)
-    else:
+    first, second = labeled, unlabeled
+    if mask is not None:
         first = mix_crops(mask, labeled, unlabeled)
         second = mix_crops(mask, roll(unlabeled), roll(labeled))
-        own, other = mask[:, 0] == 1, mask[:, 0] == 0  # where the annotated crops are
     output = student(torch.cat([first.image, second.image]))
-    count = len(first.image)
-    annotated = pseudo = output.prior.new_zeros(())
-    for logits, crops, theirs in (
-        (output.mean_logits[:count], first, own),
-        (output.mean_logits[count:], second, other),
-    ):
-        annotated = annotated + losses.dice_ce(logits, crops.label, crops.counts & theirs)
-        pseudo = pseudo + losses.dice_ce(logits, crops.label, crops.counts & ~theirs)
+    logits, others = output.mean_logits[: len(first.image)], output.mean_logits[len(first.image) :]
+    if mask is None:
+        annotated = losses.dice_ce(logits, first.label, first.counts)
+        pseudo = losses.dice_ce(others, second.label, second.counts)
+    else:
+        inside, outside = mask[:, 0] == 0, mask[:, 0] == 1
+        annotated = losses.dice_ce(logits, first.label, first.counts & outside)
+        annotated = annotated + losses.dice_ce(others, second.label, second.counts & inside)
+        pseudo = losses.dice_ce(logits, first.label, first.counts & inside)
+        pseudo = pseudo + losses.dice_ce(others, second.label, second.counts & outside)
     visual = output.prior.new_zeros(())
     if (
         adapters is not None

@@ -62,9 +62,10 @@ class Seen:
     """A student's prediction of a case and what it is worth.
 
     Attributes:
-        probs: `(C, I, J, K)` in the working frame.
-        found: `(I, J, K)`, the most probable class.
-        voxels: those near the predicted foreground.
+        probs: `(C, I, J, K)` in the working frame, stray pieces included: the label check asks
+            what the student says, not what is served.
+        found: `(I, J, K)`, their most probable class.
+        voxels: those near the predicted foreground, as served.
         confidence: Soft Dice Confidence a label; NaN where none was found.
         dice: true Dice a label; NaN where neither has it.
     """
@@ -135,17 +136,18 @@ class Judge:
         device, labels = self.settings.device, self.manifest.labels
         probs = predict(student, case.tensor(), self.manifest.window, device=device).probs
         found = most_probable(probs)
-        keep_single_(probs, found, self.manifest.single)
+        served, kept = probs.clone(), found.clone()
+        keep_single_(served, kept, self.manifest.single)
         truth = np.zeros(found.shape, dtype=np.uint8) if case.label is None else case.label[0]
-        sure = soft_dice_confidence(probs, found).tolist()
+        sure = soft_dice_confidence(served, kept).tolist()
         if (truth == IGNORE_VALUE).any():  # Dice of a part says nothing about the whole
             sure = [float("nan")] * len(sure)
         return Seen(
             probs,
             found,
-            _sample(probs.numpy(), truth, near(found > 0, NEAR).numpy()),
+            _sample(served.numpy(), truth, near(kept > 0, NEAR).numpy()),
             {name: sure[value - 1] for name, value in labels.items()},
-            dice_per_label(found.numpy(), truth, labels),
+            dice_per_label(kept.numpy(), truth, labels),
         )
 
     def look(self, cases: Sequence[TrainingCase], student: Student) -> None:

@@ -16,7 +16,7 @@ from uncol.data.cases import Case, Pool
 from uncol.data.frame import Space, choose_space, make_frame
 from uncol.data.scan import Grid, read_grid
 from uncol.errors import LabelError, ScanError, TrainingError
-from uncol.inference.pieces import Structures, single_structures
+from uncol.inference.pieces import Structures, single_structures, structure_names
 from uncol.method.mode import MODES
 from uncol.networks.presets import PRESETS, Preset, Shape, choose_preset, fit_preset
 from uncol.networks.student import Student
@@ -95,7 +95,8 @@ def fit(
         scale=settings.step_scale,
     )
     reporter.planned(plan)
-    manifest = _manifest(pool, prepared, sizes, plan, settings, left_out)
+    single = _single(prepared.labeled, settings, reporter)
+    manifest = _manifest(pool, prepared, sizes, plan, settings, left_out, single)
     checkpoint = Checkpoint(runs / CHECKPOINT, _key(manifest))
     student = _train(prepared, sizes.preset, plan, settings, reporter, checkpoint, make_trainer)
     return Fitted(student, manifest, left_out, checkpoint)
@@ -108,6 +109,7 @@ def _manifest(
     plan: Plan,
     settings: RoundSettings,
     left_out: Mapping[str, str],
+    single: Structures,
 ) -> Manifest:
     """Return how the round is made."""
     return Manifest(
@@ -120,7 +122,7 @@ def _manifest(
         axcodes=sizes.space.axcodes,
         spacing_mm=sizes.space.spacing_mm,
         modality=settings.modality,
-        single=_single(prepared.labeled, settings),
+        single=single,
         mode=settings.mode,
         teacher=settings.teacher,
         seed=settings.seed,
@@ -231,13 +233,17 @@ def _prepare(
     return _Prepared(labeled, unlabeled)
 
 
-def _single(labeled: Sequence[TrainingCase], settings: RoundSettings) -> Structures:
+def _single(
+    labeled: Sequence[TrainingCase], settings: RoundSettings, reporter: Reporter
+) -> Structures:
     """Return what predictions keep one piece of; the released code keeps all pieces of all."""
     if settings.mode == "release":
         return ()
-    return single_structures(
-        (case.label[0] for case in labeled if case.label is not None), settings.labels
-    )
+    annotations = (case.label[0] for case in labeled if case.label is not None)
+    single = single_structures(annotations, settings.labels)
+    for names in structure_names(single, settings.labels):
+        reporter.phase(f"one piece in all annotated scans, and so in predictions: {names}")
+    return single
 
 
 def _digests(pool: Pool, prepared: _Prepared) -> dict[str, tuple[str, str]]:

@@ -95,7 +95,7 @@ class Trainer:
             preset: crop size, batch and optimizer.
             plan: the budget.
             labeled: annotated cases, at least one.
-            unlabeled: other cases; with none, stage 2 mixes annotated crops with each other.
+            unlabeled: other cases; with none, stage 2 learns from annotated crops alone.
             generalist: the frozen teacher, all labeled and unlabeled cases looked at, or None.
             mode: which released behaviours to reproduce.
             device: where the student trains.
@@ -180,12 +180,13 @@ class Trainer:
         Raises:
             TrainingError: there is nothing left to halve.
         """
-        if self.preset.batch <= SMALLEST_BATCH:
+        smallest = SMALLEST_BATCH if self._mixes else 1
+        if self.preset.batch <= smallest:
             raise TrainingError(
                 f"The GPU's memory does not suffice for two crops of {self.preset.crop} voxels: "
                 f"{error}. Choose a smaller preset, or train with device cpu."
             ) from error
-        self.preset = replace(self.preset, batch=max(SMALLEST_BATCH, self.preset.batch // 2))
+        self.preset = replace(self.preset, batch=max(smallest, self.preset.batch // 2))
         logger.warning("GPU memory is short: going on with %s crops a step", self.preset.batch)
         self._optimizer.zero_grad()
         torch.cuda.empty_cache()
@@ -211,10 +212,12 @@ class Trainer:
     def _finetune(self, step: int) -> tuple[Losses, dict[str, float]]:
         state, total = self.state, self.plan.finetune_steps
         count, weight = max(1, self.preset.batch // 2), PSEUDO_WEIGHT
-        if not self._mixes:
+        if not self._mixes and not self.preset.mixing:
             # of small parts of scans a few hundred steps learn little else than their annotation:
             # as many of these as without unlabeled scans, and pseudo-labels count from later on
             count, weight = self.preset.batch, PSEUDO_WEIGHT * schedules.sigmoid_ramp(step / total)
+        if not self._mixes and not self.unlabeled:
+            count, weight = max(1, self.preset.batch // 2), 1.0  # both halves are annotated
         if step % self.plan.prompt_every == 0:
             self._prompt_generalist()
         self._set_rate(step, total)

@@ -11,6 +11,7 @@ import torch
 from uncol.data.cases import Case
 from uncol.data.scan import Volume, read_scan
 from uncol.inference.outputs import Recipe, Segmentation, segment, summary
+from uncol.inference.pieces import structure_names
 from uncol.networks.student import Student
 from uncol.training.calibrate import read_calibration
 from uncol.training.evaluate import dice_per_label
@@ -44,7 +45,8 @@ class Published:
     def summary(self, result: Segmentation) -> dict[str, Any]:
         """Return the object `uncol` of an answer's `params`."""
         labels, version = self.manifest.labels, self.manifest.version
-        return summary(result, labels, self.calibration, version=version)
+        told = summary(result, labels, self.calibration, version=version)
+        return {**told, "one_piece": structure_names(self.manifest.single, labels)}
 
 
 def judge(

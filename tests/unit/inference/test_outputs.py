@@ -97,6 +97,21 @@ def test_a_known_shape_survives_another_working_voxel_size(orientation, angles) 
     assert dice(result.label > 0, truth > 0) > 0.93  # half a voxel around the rim of a small ball
 
 
+def test_a_structure_that_is_single_comes_back_in_one_piece() -> None:
+    scan, truth = make_scan((1, 0, 2), (-1.0, 1.0, 1.0), (0.2, 0.1, 0.0), (2.0, 2.0, 2.0))
+    scan.array[:3, :3, :3] = 1.0  # looks like the body, far from it
+    space, calibration = choose_space([scan.grid]), Calibration()
+
+    def ask(single):
+        recipe = Recipe(space, "mr", (24, 24, 24), LABELS, single)
+        return segment(ByIntensity(), scan, recipe, device=CPU, calibration=calibration)
+
+    assert (ask(()).label[:3, :3, :3] == 1).all()
+    kept = ask(((1, 2), (1,), (2,)))
+    np.testing.assert_array_equal(kept.label, truth)
+    assert kept.found["body"].voxels == (truth == 1).sum()
+
+
 @pytest.mark.parametrize("extension", [".nii.gz", ".nrrd", ".mha"])
 @pytest.mark.parametrize("flips", [(1.0, 1.0, 1.0), (-1.0, -1.0, 1.0), (1.0, -1.0, -1.0)])
 def test_written_results_have_the_scans_grid(tmp_path, extension, flips) -> None:

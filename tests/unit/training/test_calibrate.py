@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from uncol.data.cases import Case
+from uncol.networks.student import StudentOutput
 from uncol.selection.scores import MAPS, embeddings_of, scores_of
 from uncol.selection.survey import missing, survey
 from uncol.training import calibrate as module
@@ -153,6 +154,49 @@ def test_enough_held_out_cases_need_no_other_students(trained, monkeypatch):
     monkeypatch.setattr(module, "_fold_student", never)
     found = calibrate(cases, version, settings, Reporter())
     assert (found.source, found.cases) == ("held_out", len(held))
+
+
+class TwoBalls(torch.nn.Module):
+    """Finds the case's label and a smaller cube in the corner, sure of both."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.mask = torch.from_numpy(mask).float()
+
+    def forward(self, image):
+        foreground = self.mask[None, None].expand(len(image), 4, -1, -1, -1)
+        logits = torch.stack([-6 * foreground + 3, 6 * foreground - 3], dim=2)
+        return StudentOutput(logits, image, [])
+
+
+def test_stray_pieces_are_judged_as_served_and_checked_as_predicted(trained, tmp_path):
+    cases, settings, store = trained
+    manifest = store.manifest(1).model_copy(update={"single": ((1,),), "window": SHAPE})
+    judge = Judge(manifest, settings, tmp_path, Reporter())
+    (case,) = judge.read(cases[:1])
+    mask = case.label[0] > 0
+    mask[:2, :2, :2] = True
+    seen = judge.see(case, TwoBalls(mask))
+    assert list(seen.dice.values()) == [1.0]
+    assert int(seen.found.sum()) == mask.sum()  # a forgotten piece may be what is stray
+    assert float(seen.probs[1][:2, :2, :2].min()) > 0.9
+
+
+def test_students_of_the_folds_mix_as_the_published_one_did(trained, tmp_path, monkeypatch):
+    cases, settings, store = trained
+    presets = []
+
+    class Watched(module.Trainer):
+        def run(self):
+            presets.append(self.preset)
+            return iter(())
+
+    monkeypatch.setattr(module, "Trainer", Watched)
+    for mixing in (True, False):
+        manifest = store.manifest(1).model_copy(update={"mixing": mixing})
+        judge = Judge(manifest, settings, tmp_path, Reporter())
+        module._fold_student(judge, list(judge.read(cases[:1])), seed=0)
+    assert [preset.mixing for preset in presets] == [True, False]
 
 
 def test_evidence_survives_its_file():

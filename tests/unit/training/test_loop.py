@@ -177,6 +177,44 @@ def test_with_too_little_gpu_memory_it_goes_on_with_fewer_crops(
     assert drawn == [8, 4, 2, 2]
 
 
+@pytest.mark.parametrize(("mixing", "last"), [(True, 2), (False, 1)])
+def test_the_second_stage_shrinks_to_two_crops(
+    make_trainer, tiny_preset, monkeypatch, mixing, last
+):
+    from uncol.training import loop
+
+    finetune, held = loop.finetune, []
+
+    def short(student, adapters, labeled, unlabeled, mask, **named):
+        held.append(len(labeled.image) + len(unlabeled.image))
+        if held[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return finetune(student, adapters, labeled, unlabeled, mask, **named)
+
+    monkeypatch.setattr(loop, "finetune", short)
+    trainer = make_trainer(preset=replace(tiny_preset(), batch=4, mixing=mixing), steps=(1, 2))
+    assert [step.number for step in trainer.run()] == [1, 2, 3]
+    assert trainer.preset.batch == last
+
+
+def test_without_unlabeled_scans_whole_crops_are_all_annotated_and_count_alike(
+    make_trainer, monkeypatch
+):
+    from uncol.training import loop
+
+    finetune, seen = loop.finetune, []
+
+    def watch(student, adapters, labeled, others, mask, **named):
+        seen.append((len(labeled.image), len(others.image), named["pseudo_weight"]))
+        return finetune(student, adapters, labeled, others, mask, **named)
+
+    monkeypatch.setattr(loop, "finetune", watch)
+    trainer = make_trainer(steps=(1, 2), unlabeled=False)
+    trainer.preset = replace(trainer.preset, batch=4, mixing=False)
+    list(trainer.run())
+    assert seen == [(2, 2, 1.0)] * 2
+
+
 def test_where_even_two_crops_are_too_much_the_remedy_is_told(make_trainer, monkeypatch):
     trainer = make_trainer()
 

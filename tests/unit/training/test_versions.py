@@ -95,6 +95,17 @@ def test_weights_of_another_size_are_refused(tmp_path) -> None:
         store.load(1)
 
 
+def test_a_version_of_before_drops_no_pieces_and_mixed_its_crops(tmp_path) -> None:
+    store = ModelStore(tmp_path)
+    store.publish(student(1), manifest().model_copy(update={"single": ((1,),), "mixing": False}))
+    assert (store.manifest(1).single, store.manifest(1).mixing) == (((1,),), False)
+    path = tmp_path / "versions" / "1" / "manifest.json"
+    told = json.loads(path.read_text())
+    del told["single"], told["mixing"]
+    path.write_text(json.dumps(told))
+    assert (store.manifest(1).single, store.manifest(1).mixing) == ((), True)
+
+
 def test_a_reader_never_meets_half_a_version(tmp_path) -> None:
     store = ModelStore(tmp_path)
     store.publish(student(0), manifest())
