@@ -3,7 +3,8 @@
 All share the student, voxel size and crops, their augmentation, the optimizer, the steps and the
 inference; all but the released code deploy the averaged student. A baseline is what it does
 otherwise, nothing else. Half of a baseline's crops in stage 2 are annotated; so are UnCoL's, but
-where crops hold too little of a scan to be mixed, it takes a full batch of both.
+where crops hold too little of a scan to be mixed, it takes a full batch and pseudo-labeled ones
+beside it, for less than twice the cost.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Preset:
         crop: training crop, and window at inference, in working voxels.
         voxels: most voxels a crop may have; together with `batch` it bounds memory and time.
         batch: crops a step (half labeled, half unlabeled in stage 2; where they are not mixed, so
-            many labeled and as many unlabeled).
+            many labeled and three quarters as many unlabeled).
         optimizer: `sgd` (the paper's) or `adamw` (converges in few steps).
         rate: first learning rate of the polynomial schedule.
         mixing: whether crops hold enough of a scan to be copy-pasted into each other. Of a small

@@ -45,6 +45,7 @@ CLIP = 5.0
 WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 1e-2}
 RELEASED_2D_RATE = 0.01
 SMALLEST_BATCH = 2  # mixing needs two
+UNMIXED = 0.75  # pseudo-labeled crops for an annotated one where crops are not mixed
 
 
 @dataclass(frozen=True)
@@ -211,19 +212,13 @@ class Trainer:
 
     def _finetune(self, step: int) -> tuple[Losses, dict[str, float]]:
         state, total = self.state, self.plan.finetune_steps
-        count, weight = max(1, self.preset.batch // 2), PSEUDO_WEIGHT
-        if not self._mixes and not self.preset.mixing:
-            # of small parts of scans a few hundred steps learn little else than their annotation:
-            # as many of these as without unlabeled scans, and pseudo-labels count from later on
-            count, weight = self.preset.batch, PSEUDO_WEIGHT * schedules.sigmoid_ramp(step / total)
-        if not self._mixes and not self.unlabeled:
-            count, weight = max(1, self.preset.batch // 2), 1.0  # both halves are annotated
+        known, unknown, weight = self._composition(step)
         if step % self.plan.prompt_every == 0:
             self._prompt_generalist()
         self._set_rate(step, total)
         annotated, others = self._sources
-        labeled = annotated.draw(count, semantic=False)
-        unlabeled = others.draw(count, semantic=False)
+        labeled = annotated.draw(known, semantic=False)
+        unlabeled = others.draw(unknown, semantic=False)
         crops, trust = self._targets(unlabeled, step)
         with fast_arithmetic(self.device):
             losses = finetune(
@@ -231,7 +226,7 @@ class Trainer:
                 state.adapters,
                 _to(labeled.crops, self.device),
                 crops,
-                self._mask(count),
+                self._mask(known),
                 pseudo_weight=weight,
                 visual_too=self.parts.visual,
             )
@@ -239,6 +234,22 @@ class Trainer:
         if not self.mode.freeze_teacher_in_stage2:
             self._follow(self.plan.pretrain_steps + step + 1)
         return losses, trust
+
+    def _composition(self, step: int) -> tuple[int, int, float]:
+        """Return annotated crops, pseudo-labeled ones and their weight in a step of stage 2.
+
+        Of small parts of scans a few hundred steps learn little else than their annotation. So
+        these, which are not mixed, are as many as without unlabeled scans, and pseudo-labels count
+        from later on (docs/experiments.md); fewer of them, for the step to cost less than twice.
+        """
+        batch = self.preset.batch
+        half = max(1, batch // 2)
+        if not self._mixes and not self.unlabeled:
+            return half, half, 1.0  # all are annotated
+        if self._mixes or self.preset.mixing:
+            return half, half, PSEUDO_WEIGHT
+        ramp = schedules.sigmoid_ramp(step / self.plan.finetune_steps)
+        return batch, max(1, int(UNMIXED * batch)), PSEUDO_WEIGHT * ramp
 
     def _source(self, cases: Sequence[TrainingCase]) -> CropSource:
         crop, patch = self.preset.crop, self.preset.spec.patch

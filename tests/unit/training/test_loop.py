@@ -262,7 +262,7 @@ def test_crops_that_are_not_mixed_are_all_annotated_and_pseudo_labels_count_late
     trainer = make_trainer(steps=(1, 4))
     trainer.preset = replace(trainer.preset, batch=4, mixing=False)
     list(trainer.run())
-    assert [(labeled, others, mask) for labeled, others, mask, _ in seen] == [(4, 4, None)] * 4
+    assert [(labeled, others, mask) for labeled, others, mask, _ in seen] == [(4, 3, None)] * 4
     weights = [weight for *_, weight in seen]
     assert weights == sorted(weights)
     assert weights[0] < 0.01
