@@ -30,7 +30,6 @@ from uncol.uncertainty.calibration import Calibration
 
 SHAPE = (128, 128, 64)
 LABELS = {"anterior": 1, "posterior": 2}
-SINGLE = ((1, 2), (1,), (2,))  # as after a training on hippocampi
 
 CALIBRATION = Calibration(temperatures=(0.9, 1.3, 1.4))  # as after a first round
 
@@ -67,7 +66,7 @@ def main() -> None:
         segment(
             student,
             scan,
-            Recipe(Space("RAS", (1.0, 1.0, 1.0)), "mr", preset.crop, LABELS, SINGLE),
+            Recipe(Space("RAS", (1.0, 1.0, 1.0)), "mr", preset.crop, LABELS),
             device=device,
             calibration=CALIBRATION,
         )
