@@ -136,8 +136,10 @@ class Judge:
         device, labels = self.settings.device, self.manifest.labels
         probs = predict(student, case.tensor(), self.manifest.window, device=device).probs
         found = most_probable(probs)
-        served, kept = probs.clone(), found.clone()
-        keep_single_(served, kept, self.manifest.single)
+        served, kept = probs, found
+        if self.manifest.single:
+            served, kept = probs.clone(), found.clone()
+            keep_single_(served, kept, self.manifest.single)
         truth = np.zeros(found.shape, dtype=np.uint8) if case.label is None else case.label[0]
         sure = soft_dice_confidence(served, kept).tolist()
         if (truth == IGNORE_VALUE).any():  # Dice of a part says nothing about the whole

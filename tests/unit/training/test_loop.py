@@ -177,6 +177,21 @@ def test_with_too_little_gpu_memory_it_goes_on_with_fewer_crops(
     assert drawn == [8, 4, 2, 2]
 
 
+@pytest.fixture
+def fine_tuned(monkeypatch):
+    """Collect annotated crops, others, mask and weight of each step of stage 2."""
+    from uncol.training import loop
+
+    finetune, seen = loop.finetune, []
+
+    def watch(student, adapters, labeled, others, mask, **named):
+        seen.append((len(labeled.image), len(others.image), mask, named["pseudo_weight"]))
+        return finetune(student, adapters, labeled, others, mask, **named)
+
+    monkeypatch.setattr(loop, "finetune", watch)
+    return seen
+
+
 @pytest.mark.parametrize(("mixing", "last"), [(True, 2), (False, 1)])
 def test_the_second_stage_shrinks_to_two_crops(
     make_trainer, tiny_preset, monkeypatch, mixing, last
@@ -198,21 +213,12 @@ def test_the_second_stage_shrinks_to_two_crops(
 
 
 def test_without_unlabeled_scans_whole_crops_are_all_annotated_and_count_alike(
-    make_trainer, monkeypatch
+    make_trainer, fine_tuned
 ):
-    from uncol.training import loop
-
-    finetune, seen = loop.finetune, []
-
-    def watch(student, adapters, labeled, others, mask, **named):
-        seen.append((len(labeled.image), len(others.image), named["pseudo_weight"]))
-        return finetune(student, adapters, labeled, others, mask, **named)
-
-    monkeypatch.setattr(loop, "finetune", watch)
     trainer = make_trainer(steps=(1, 2), unlabeled=False)
     trainer.preset = replace(trainer.preset, batch=4, mixing=False)
     list(trainer.run())
-    assert seen == [(2, 2, 1.0)] * 2
+    assert fine_tuned == [(2, 2, None, 1.0)] * 2
 
 
 def test_where_even_two_crops_are_too_much_the_remedy_is_told(make_trainer, monkeypatch):
@@ -247,23 +253,13 @@ def test_small_parts_of_scans_are_not_mixed_unless_the_code_did(make_trainer, wh
 
 
 def test_crops_that_are_not_mixed_are_all_annotated_and_pseudo_labels_count_late(
-    make_trainer, monkeypatch
+    make_trainer, fine_tuned
 ):
-    from uncol.training import loop
-
-    seen = []
-    finetune = loop.finetune
-
-    def watch(student, adapters, labeled, unlabeled, mask, **named):
-        seen.append((len(labeled.image), len(unlabeled.image), mask, named["pseudo_weight"]))
-        return finetune(student, adapters, labeled, unlabeled, mask, **named)
-
-    monkeypatch.setattr(loop, "finetune", watch)
     trainer = make_trainer(steps=(1, 4))
     trainer.preset = replace(trainer.preset, batch=4, mixing=False)
     list(trainer.run())
-    assert [(labeled, others, mask) for labeled, others, mask, _ in seen] == [(4, 3, None)] * 4
-    weights = [weight for *_, weight in seen]
+    assert [made_of for *made_of, _ in fine_tuned] == [[4, 3, None]] * 4
+    weights = [weight for *_, weight in fine_tuned]
     assert weights == sorted(weights)
     assert weights[0] < 0.01
     assert weights[-1] > 0.3
