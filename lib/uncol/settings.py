@@ -17,6 +17,7 @@ Teacher = Literal["litemedsam", "medsam", "sam_med3d", "none"]
 ModeName = Literal["intended", "release"]
 Modality = Literal["auto", "ct", "mr"]
 PacsResults = Literal["asked", "scored"]
+OnePiece = Literal["auto", "off"]
 
 RESERVED = ("background", "review_high", "review_medium", "reviewed")
 MAX_LABELS = 250  # OHIF and uint8 results leave room for no more, review bands included
@@ -27,6 +28,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "mode": get_args(ModeName),
     "modality": get_args(Modality),
     "pacs_results": get_args(PacsResults),
+    "one_piece": get_args(OnePiece),
 }
 NUMBERS = {"max_upload_mb": (1, 2**20), "cache_gb": (1, 2**20)}  # least and most
 KNOWN = ("labels", *CHOICES, *NUMBERS, "teacher_weights", "model_dir")
@@ -54,6 +56,8 @@ class Settings(BaseModel):
         modality: how intensities are normalized; and which series of a PACS are scans.
         pacs_results: when the student's label and map are stored in the PACS: when a request asks
             for it, or also whenever a case has been scored.
+        one_piece: whether what is one piece in all annotated scans stays one in predictions of
+            versions trained from now on.
         model_dir: where versions, caches and downloaded weights are kept.
         max_upload_mb: most MiB of one upload.
         cache_gb: most GiB on disk for what training prepares and can make again.
@@ -68,6 +72,7 @@ class Settings(BaseModel):
     mode: ModeName = "intended"
     modality: Modality = "auto"
     pacs_results: PacsResults = "asked"
+    one_piece: OnePiece = "auto"
     model_dir: Path = REPOSITORY / "model"
     max_upload_mb: int = 2048
     cache_gb: int = 50

@@ -145,4 +145,5 @@ def round_settings(settings: Settings, device: object) -> RoundSettings:
         model_dir=settings.model_dir,
         device=device_of(device),
         cache_gb=settings.cache_gb,
+        one_piece=settings.one_piece == "auto",
     )

@@ -237,7 +237,7 @@ def _single(
     labeled: Sequence[TrainingCase], settings: RoundSettings, reporter: Reporter
 ) -> Structures:
     """Return what predictions keep one piece of; the released code keeps all pieces of all."""
-    if settings.mode == "release":
+    if settings.mode == "release" or not settings.one_piece:
         return ()
     annotations = (case.label[0] for case in labeled if case.label is not None)
     single = single_structures(annotations, settings.labels)

@@ -32,6 +32,8 @@ class RoundSettings:
         step_scale: multiplies the planned steps.
         labeled_only: train although nothing is unlabeled.
         cache_gb: most GiB on disk for what the generalized teacher saw.
+        one_piece: whether predictions keep single structures in one piece, see
+            `inference/pieces.py`.
     """
 
     labels: Mapping[str, int]
@@ -46,6 +48,7 @@ class RoundSettings:
     step_scale: float = 1.0
     labeled_only: bool = False
     cache_gb: int = 50
+    one_piece: bool = True
 
 
 class Reporter:

@@ -89,6 +89,15 @@ def test_below_ten_labels_every_round_is_published_and_says_why(tmp_path, settin
     assert "cross-validation over 2 cases" in shown.text
 
 
+def test_predictions_of_what_may_be_several_keep_all_pieces(tmp_path, settings):
+    pool = [a_case(tmp_path, n, annotated=n < 4) for n in range(5)]
+    quick = replace(settings, step_scale=0.02)
+    store = ModelStore(settings.model_dir / "uncol")
+    for number, lesions in enumerate((False, True), start=1):
+        train_round(pool, replace(quick, one_piece=not lesions), Reporter())
+        assert store.manifest(number).single == (() if lesions else ((1,),))
+
+
 def test_a_version_for_other_labels_is_not_compared(tmp_path, settings):
     pool = [a_case(tmp_path, n, annotated=n < 12) for n in range(14)]
     quick = replace(settings, step_scale=0.02)
