@@ -51,10 +51,22 @@ class CropMap:
         points = torch.stack(torch.meshgrid(*steps, indexing="ij"), dim=-1)
         return points @ self.matrix.T + self.offset
 
+    def upright(self) -> CropMap:
+        """Return a crop around the same centre, neither turned nor scaled, on whole voxels."""
+        half = (torch.tensor(self.shape, dtype=torch.float32) - 1) / 2
+        middle = self.matrix @ half + self.offset
+        return CropMap(self.shape, torch.eye(3), (middle - half).round())
+
+    def within(self, other: CropMap) -> CropMap:
+        """Return the map from this crop's voxels to those of another crop of the same scan."""
+        back = torch.linalg.inv(other.matrix)
+        return CropMap(self.shape, back @ self.matrix, back @ (self.offset - other.offset))
+
     def sample(self, volume: Array | Tensor, *, nearest: bool = False, fill: float = 0.0) -> Tensor:
         """Sample `(C, I, J, K)` on the crop's voxels, `fill` outside the scan.
 
-        Only the part that the crop touches is read, so a memory-mapped volume stays on disk.
+        Only the part that the crop touches is read, so a memory-mapped volume stays on disk. The
+        result lies on the device of a tensor, on the CPU for an array.
         """
         points = self.places(self.shape)
         flat = points.reshape(-1, 3)
@@ -64,11 +76,12 @@ class CropMap:
         part = volume[
             (slice(None), *(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))
         ]
-        held = torch.as_tensor(np.ascontiguousarray(part)).float()
+        held = part if isinstance(part, Tensor) else torch.as_tensor(np.ascontiguousarray(part))
+        held = held.float()
         unit = (2 * (points - low) + 1) / (high - low) - 1  # to grid_sample's -1...1
         sampled = F.grid_sample(
             held[None] - fill,
-            unit.flip(-1)[None],
+            unit.flip(-1)[None].to(held.device),
             mode="nearest" if nearest else "bilinear",
             padding_mode="zeros",
             align_corners=False,
@@ -79,7 +92,7 @@ class CropMap:
 def draw_crop(
     scan_shape: Shape, crop: Shape, *, center: Tensor | None, generator: torch.Generator
 ) -> CropMap:
-    """Draw a randomly turned, scaled and mirrored crop.
+    """Draw a crop, most often turned and scaled at random.
 
     Args:
         scan_shape: the scan's working shape.

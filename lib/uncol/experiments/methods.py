@@ -118,7 +118,7 @@ class UncertainMeanTeacher(MeanTeacher):
 class CopyPaste(Trainer):
     """BCP (Bai et al., CVPR 2023): UnCoL's mixing with the averaged student's word for all."""
 
-    parts = Parts(threshold=1.0, mixing=True)
+    parts = Parts(threshold=1.0, mixing=True, upright=False)
 
     def _pseudo_label(self, drawn: Drawn, step: int) -> PseudoLabel:
         pseudo = super()._pseudo_label(drawn, step)
@@ -150,7 +150,7 @@ class Method:
     everything: bool = False
 
 
-def _without(name: str, parts: Parts) -> Method:
+def _with(name: str, parts: Parts) -> Method:
     return Method(type(name, (Trainer,), {"parts": parts}))
 
 
@@ -163,13 +163,15 @@ METHODS: dict[str, Method] = {
     "uncol_release": Method(mode="release"),
     "uncol_no_teacher": Method(teacher=False),
     "supervised_all": Method(Supervised, teacher=False, unlabeled=False, everything=True),
-    "uncol_no_visual": _without("WithoutVisual", Parts(visual=False)),
-    "uncol_no_semantic": _without("WithoutSemantic", Parts(semantic=False)),
-    "uncol_no_generalist": _without("WithoutGeneralist", Parts(generalist=False)),
-    "uncol_no_specialist": _without("WithoutSpecialist", Parts(specialist=False)),
-    "uncol_fixed_gate": _without("FixedGate", Parts(threshold=0.75)),
-    "uncol_no_gate": _without("WithoutGate", Parts(threshold=1.0)),
-    "uncol_no_mixing": _without("WithoutMixing", Parts(mixing=False)),
+    "uncol_no_visual": _with("WithoutVisual", Parts(visual=False)),
+    "uncol_no_semantic": _with("WithoutSemantic", Parts(semantic=False)),
+    "uncol_no_generalist": _with("WithoutGeneralist", Parts(generalist=False)),
+    "uncol_no_specialist": _with("WithoutSpecialist", Parts(specialist=False)),
+    "uncol_fixed_gate": _with("FixedGate", Parts(threshold=0.75)),
+    "uncol_no_gate": _with("WithoutGate", Parts(threshold=1.0)),
+    "uncol_no_mixing": _with("WithoutMixing", Parts(mixing=False)),
+    "uncol_mixing": _with("WithMixing", Parts(mixing=True)),
+    "uncol_turned_views": _with("TurnedViews", Parts(upright=False)),
 }
 COMPARED = list(METHODS)[:8]
 ABLATIONS = list(METHODS)[8:]

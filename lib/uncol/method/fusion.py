@@ -57,7 +57,7 @@ def fuse(
     available: Tensor,
     *,
     threshold: float,
-    heed_specialist: bool = True,
+    seen: Tensor | None = None,
 ) -> PseudoLabel:
     """Fuse the teachers voxel by voxel.
 
@@ -70,10 +70,12 @@ def fuse(
         available: `(B, I, J, K)` bool, where p_G was computed at all; elsewhere the generalist
             does not pass.
         threshold: tau in [0, 1].
-        heed_specialist: whether the specialist may pass; False only to see what it is worth.
+        seen: `(B, I, J, K)` bool, the same for p_S and the specialist; None for everywhere.
     """
     unsure_s, unsure_g = entropy(specialist), entropy(generalist)
-    trust_s = (unsure_s <= threshold) & heed_specialist
+    trust_s = unsure_s <= threshold
+    if seen is not None:
+        trust_s = trust_s & seen
     trust_g = (unsure_g <= threshold) & available
     weight_g = torch.sigmoid(unsure_s - unsure_g)  # e^-a / (e^-a + e^-b), written stably
     weight_g = torch.where(trust_g & trust_s, weight_g, trust_g.to(weight_g.dtype)).unsqueeze(1)

@@ -24,7 +24,8 @@ class Mode:
         empty_scores_zero: all metrics are 0 where a mask is empty (trap 9).
         teacher_trains: in stage 2 the specialized teacher runs in training mode, and its buffers
             are never updated (trap 11).
-        mixes_always: crops are copy-pasted however little of a scan they hold; no trap with the
+        teacher_sees_crops: the specialized teacher sees the student's crops, turned and scaled.
+        mixes_always: crops are copy-pasted whatever the preset says; no trap with the
             paper's crops.
         rate_overwritten: 2D stage 2 runs AdamW at the rate meant for SGD (trap 12).
     """
@@ -37,6 +38,7 @@ class Mode:
     raw_hidden: bool = False
     empty_scores_zero: bool = False
     teacher_trains: bool = False
+    teacher_sees_crops: bool = False
     mixes_always: bool = False
     rate_overwritten: bool = False
 
@@ -52,6 +54,7 @@ MODES = {
         raw_hidden=True,
         empty_scores_zero=True,
         teacher_trains=True,
+        teacher_sees_crops=True,
         mixes_always=True,
         rate_overwritten=True,
     ),

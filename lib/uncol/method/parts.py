@@ -10,13 +10,14 @@ class Parts:
     """The method's parts, by the names of uncol-method.md section 5's ablations.
 
     Attributes:
-        mixing: whether crops are copy-pasted into each other (section 2.1); None for where they
-            hold enough of a scan.
+        mixing: whether crops are copy-pasted into each other (section 2.1); None for what the
+            preset says.
         semantic: stage 1's semantic distillation (section 2.2); without it the decoder consumes
             the student's own prior there, too.
         visual: visual distillation in both stages.
         generalist: the generalized teacher speaks in pseudo-labels (section 2.4).
         specialist: the specialized teacher does.
+        upright: the specialized teacher sees scans upright, whatever the student sees.
         threshold: a fixed gate; None for the ramp tau(t), 1 for no gate.
     """
 
@@ -25,6 +26,7 @@ class Parts:
     visual: bool = True
     generalist: bool = True
     specialist: bool = True
+    upright: bool = True
     threshold: float | None = None
 
 

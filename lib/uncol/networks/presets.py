@@ -27,9 +27,10 @@ class Preset:
             many labeled and three quarters as many unlabeled).
         optimizer: `sgd` (the paper's) or `adamw` (converges in few steps).
         rate: first learning rate of the polynomial schedule.
-        mixing: whether crops hold enough of a scan to be copy-pasted into each other. Of a small
-            part, what is pasted lands at places where no scan has it, and the student learns to
-            find it anywhere.
+        mixing: whether crops are copy-pasted into each other. In the few hundred steps of small
+            presets a full batch of annotated crops beside whole pseudo-labeled ones teaches more
+            (docs/experiments.md). Crops must also hold enough of a scan: of a small part, what is
+            pasted lands at places where no scan has it, and the student learns to find it anywhere.
     """
 
     spec: StudentSpec
@@ -38,7 +39,7 @@ class Preset:
     batch: int
     optimizer: str
     rate: float
-    mixing: bool = True
+    mixing: bool
 
 
 def _spec3d(channels: tuple[int, ...], depth: int) -> StudentSpec:
@@ -49,9 +50,11 @@ def _spec3d(channels: tuple[int, ...], depth: int) -> StudentSpec:
 
 
 PRESETS: dict[str, Preset] = {
-    "tiny3d": Preset(_spec3d((8, 16, 32), 2), (32, 32, 32), 32**3, 4, "adamw", 3e-3),
-    "small3d": Preset(_spec3d((16, 32, 64, 128), 4), (40, 40, 40), 40**3, 4, "adamw", 2e-3),
-    "paper3d": Preset(_spec3d((16, 32, 64, 128, 256), 4), (128, 128, 128), 128**3, 4, "sgd", 0.01),
+    "tiny3d": Preset(_spec3d((8, 16, 32), 2), (32, 32, 32), 32**3, 4, "adamw", 3e-3, False),
+    "small3d": Preset(_spec3d((16, 32, 64, 128), 4), (40, 40, 40), 40**3, 4, "adamw", 2e-3, False),
+    "paper3d": Preset(
+        _spec3d((16, 32, 64, 128, 256), 4), (128, 128, 128), 128**3, 4, "sgd", 0.01, True
+    ),
     "tiny2d": Preset(
         StudentSpec(2, (4, 8, 16), (FLAT,) * 2, 16, 2, 2, 8, 32),
         (64, 64, 1),
@@ -59,6 +62,7 @@ PRESETS: dict[str, Preset] = {
         4,
         "adamw",
         3e-3,
+        False,
     ),
     "small2d": Preset(
         StudentSpec(2, (8, 16, 32, 64), (FLAT,) * 3, 64, 4, 4, 16, 128),
@@ -67,6 +71,7 @@ PRESETS: dict[str, Preset] = {
         8,
         "adamw",
         2e-3,
+        False,
     ),
     "paper2d": Preset(
         StudentSpec(2, (16, 32, 64, 128, 256), (FLAT,) * 4, 128, 4, 4, 64, 256),
@@ -75,6 +80,7 @@ PRESETS: dict[str, Preset] = {
         4,
         "sgd",
         0.01,
+        True,
     ),
 }
 
@@ -111,7 +117,7 @@ def fit_preset(name: str, *, shape: Shape, spacing_mm: tuple[float, float, float
     flat = (shape[0], shape[1], 1) if spec.dims == 2 else shape
     crop = _fit_crop(flat, spec.patch, preset.voxels)
     held = np.prod(np.minimum(np.array(crop) / flat, 1.0))
-    return replace(preset, spec=spec, crop=crop, mixing=bool(held >= MIX_FROM))
+    return replace(preset, spec=spec, crop=crop, mixing=preset.mixing and bool(held >= MIX_FROM))
 
 
 def _fit_crop(shape: Shape, patch: Shape, voxels: int) -> Shape:

@@ -24,15 +24,40 @@ class Drawn:
 
     Attributes:
         crops: as the student sees them.
-        clean: images `(B, 1, I, J, K)` before intensities were varied; teachers see these.
+        clean: images `(B, 1, I, J, K)` as teachers see them, intensities not varied.
         places: where each crop lies.
+        views: where each clean image lies: at the crop's place, or upright around its centre.
         names: each crop's case.
     """
 
     crops: Crops
     clean: Tensor
     places: list[CropMap]
+    views: list[CropMap]
     names: list[str]
+
+    def in_crops(self, probs: Tensor) -> tuple[Tensor, Tensor]:
+        """Carry what a teacher says about the clean images over to the crops.
+
+        Args:
+            probs: `(B, C, I, J, K)` class probabilities in the clean images.
+
+        Returns:
+            The same in the crops, and `(B, I, J, K)` bool, what of the crops the teacher saw;
+            elsewhere all classes are equally probable.
+        """
+        turned, seen = [], []
+        for said, place, view in zip(probs, self.places, self.views, strict=True):
+            if place is view:
+                turned.append(said)
+                seen.append(torch.ones_like(said[0], dtype=torch.bool))
+                continue
+            there = place.within(view)
+            share = there.sample(torch.ones_like(said[:1]))
+            known = share > 0.5
+            turned.append(torch.where(known, there.sample(said) / share, 1 / len(said)))
+            seen.append(known[0])
+        return torch.stack(turned), torch.stack(seen)
 
 
 class CropSource:
@@ -63,30 +88,34 @@ class CropSource:
         self.generator = generator
         self.order: list[int] = []  # cases still to come before they are shuffled anew
 
-    def draw(self, count: int, *, semantic: bool) -> Drawn:
+    def draw(self, count: int, *, semantic: bool, upright: bool = False) -> Drawn:
         """Draw a batch.
 
         Args:
             count: crops.
             semantic: also sample the teacher's prompt-conditioned tokens.
+            upright: show the specialized teacher upright views instead of the crops.
         """
-        images, varied, labels, known, places, names = [], [], [], [], [], []
+        clean, varied, labels, known = [], [], [], []
+        places, views, names = [], [], []
         for _ in range(count):
             case = self._next_case()
             place = draw_crop(
                 case.shape, self.crop, center=self._center(case), generator=self.generator
             )
             image = place.sample(case.image, fill=case.low)
-            images.append(image)
+            view = place.upright() if upright else place
+            clean.append(view.sample(case.image, fill=case.low) if upright else image)
             varied.append(vary_intensity(image, generator=self.generator))
             labels.append(self._label(case, place))
             if self.generalist is not None:
                 known.append(self.generalist.knowledge(case, place, self.tokens, semantic=semantic))
             places.append(place)
+            views.append(view)
             names.append(case.name)
         label, counts = annotated(torch.cat(labels))
         crops = Crops(torch.stack(varied), label, counts, stack_knowledge(known))
-        return Drawn(crops, torch.stack(images), places, names)
+        return Drawn(crops, torch.stack(clean), places, views, names)
 
     def _next_case(self) -> TrainingCase:
         if not self.order:

@@ -218,7 +218,8 @@ class Trainer:
         self._set_rate(step, total)
         annotated, others = self._sources
         labeled = annotated.draw(known, semantic=False)
-        unlabeled = others.draw(unknown, semantic=False)
+        upright = self.parts.upright and not self.mode.teacher_sees_crops
+        unlabeled = others.draw(unknown, semantic=False, upright=upright)
         crops, trust = self._targets(unlabeled, step)
         with fast_arithmetic(self.device):
             losses = finetune(
@@ -315,7 +316,7 @@ class Trainer:
     def _pseudo_label(self, drawn: Drawn, step: int) -> PseudoLabel:
         with fast_arithmetic(self.device):
             output = self.state.teacher(drawn.clean.to(self.device))
-        specialist = output.mean_logits.float().softmax(dim=1)
+        specialist, seen = drawn.in_crops(output.mean_logits.float().softmax(dim=1))
         classes = specialist.shape[1]
         found = [
             self._generalist_says(name, place, classes)
@@ -332,7 +333,7 @@ class Trainer:
             general,
             available & self.parts.generalist,
             threshold=threshold,
-            heed_specialist=self.parts.specialist,
+            seen=seen & self.parts.specialist,
         )
 
     def _generalist_says(self, name: str, place: CropMap, classes: int) -> tuple[Tensor, Tensor]:

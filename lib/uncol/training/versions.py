@@ -48,7 +48,7 @@ class Manifest(BaseModel):
         preset: resolved preset name.
         spec: the student's sizes, as fields of `StudentSpec`.
         window: sliding window in working voxels.
-        mixing: whether crops were large enough to be copy-pasted into each other.
+        mixing: whether crops were copy-pasted into each other.
         axcodes: the working axes.
         spacing_mm: the working voxel size.
         modality: intensity normalization.

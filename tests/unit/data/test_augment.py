@@ -106,6 +106,24 @@ def test_a_scan_smaller_than_the_crop_is_centred_in_it(seed):
     assert torch.allclose(middle, torch.full((3,), 1.5), atol=1e-4)
 
 
+@given(st.integers(0, 10_000))
+def test_an_upright_view_has_a_crop_s_centre_and_holds_what_the_crop_shows(seed):
+    i, j, k = torch.meshgrid(*[torch.arange(24.0)] * 3, indexing="ij")
+    volume = (i + 2 * j - 3 * k)[None]  # linear, so that sampling twice changes nothing
+    center = torch.tensor([12, 11, 12])
+    place = draw_crop((24, 24, 24), (8, 8, 8), center=center, generator=seeded(seed))
+    view = place.upright()
+    assert torch.equal(view.matrix, torch.eye(3))
+    assert torch.equal(view.offset, view.offset.round())
+    gap = view.offset + 3.5 - (place.matrix @ torch.full((3,), 3.5) + place.offset)
+    assert float(gap.abs().max()) <= 0.5 + 1e-4
+    there = place.within(view)
+    inside = there.sample(torch.ones(1, 8, 8, 8)) > 0.999
+    assert float(inside.float().mean()) > 0.4
+    twice = there.sample(view.sample(volume))
+    assert torch.allclose(twice[inside], place.sample(volume)[inside], atol=0.1)
+
+
 def test_the_same_generator_draws_the_same_crop():
     first = draw_crop((9, 9, 9), (4, 4, 4), center=None, generator=seeded(5))
     second = draw_crop((9, 9, 9), (4, 4, 4), center=None, generator=seeded(5))

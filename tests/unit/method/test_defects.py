@@ -247,8 +247,8 @@ def test_trap_08_held_out_cases_judge_and_never_train(pool, tmp_path, monkeypatc
 
     draw = CropSource.draw
 
-    def listening(self, count, *, semantic):
-        made = draw(self, count, semantic=semantic)
+    def listening(self, count, **options):
+        made = draw(self, count, **options)
         drawn.update(made.names)
         return made
 

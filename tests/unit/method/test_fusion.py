@@ -103,8 +103,8 @@ def test_every_voxel_is_judged_for_itself():
 
 def test_without_the_specialist_only_the_generalist_is_heard():
     specialist, generalist = voxel(1.0, 0.0, 0.0), voxel(0.0, 0.9, 0.1)
-    heard = fuse(specialist, generalist, YES, threshold=1.0, heed_specialist=False)
+    heard = fuse(specialist, generalist, YES, threshold=1.0, seen=~YES)
     assert heard.label.item() == 1
     assert not heard.specialist.item()
-    nobody = fuse(specialist, generalist, ~YES, threshold=1.0, heed_specialist=False)
+    nobody = fuse(specialist, generalist, ~YES, threshold=1.0, seen=~YES)
     assert not nobody.trusted.item()

@@ -106,6 +106,32 @@ def test_outside_the_scan_a_crop_shows_the_scan_s_minimum(make_case):
     assert float((outside - case.low).abs().median()) < 1e-3
 
 
+def test_what_is_said_of_upright_views_lies_where_the_crops_show_it(make_case):
+    case = make_case(shape=(24, 24, 24))
+    drawn = source([case]).draw(20, semantic=False, upright=True)
+    turned = [not torch.equal(place.matrix, torch.eye(3)) for place in drawn.places]
+    assert any(turned)
+    said = torch.stack([view.sample(case.label, nearest=True)[0] for view in drawn.views])
+    probs, seen = drawn.in_crops(torch.stack([1 - said, said], dim=1).float())
+    assert torch.allclose(probs.sum(dim=1), torch.ones(()), atol=1e-4)
+    assert 0.6 < float(seen.float().mean()) < 1
+    assert torch.equal(probs.movedim(1, -1)[~seen], torch.full((int((~seen).sum()), 2), 0.5))
+    found, true = (probs.argmax(dim=1) == 1) & seen, (drawn.crops.label == 1) & seen
+    assert int(true.sum()) > 100
+    assert 2 * int((found & true).sum()) / int(found.sum() + true.sum()) > 0.9
+    # teachers see the views, the student the crops
+    brightness = drawn.clean[:, 0][said == 1].mean() - drawn.clean[:, 0][said == 0].mean()
+    assert brightness > 1.5
+
+
+def test_what_is_said_of_the_crops_themselves_stays_as_it_is(make_case):
+    drawn = source([make_case()]).draw(3, semantic=False)
+    said = torch.rand(3, 2, *CROP)
+    probs, seen = drawn.in_crops(said)
+    assert torch.equal(probs, said)
+    assert seen.all()
+
+
 def test_a_source_without_cases_cannot_draw():
     with pytest.raises(IndexError):
         source([]).draw(1, semantic=False)

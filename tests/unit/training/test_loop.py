@@ -121,8 +121,9 @@ def test_gradients_are_clipped(make_trainer):
     assert float(norm) == pytest.approx(5.0, rel=1e-3)
 
 
-def test_the_pseudo_label_is_made_on_the_clean_crop(make_trainer):
-    trainer = make_trainer(steps=(1, 1))
+@pytest.mark.parametrize(("mode", "upright"), [("intended", True), ("release", False)])
+def test_the_pseudo_label_is_made_on_clean_views(make_trainer, mode, upright):
+    trainer = make_trainer(steps=(1, 1), mode=mode)
     seen = []
     trainer.state.teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     drawn = []
@@ -132,8 +133,8 @@ def test_the_pseudo_label_is_made_on_the_clean_crop(make_trainer):
         made = source(cases)
         draw = made.draw
 
-        def keep(count, *, semantic):
-            drawn.append(draw(count, semantic=semantic))
+        def keep(count, **options):
+            drawn.append(draw(count, **options))
             return drawn[-1]
 
         made.draw = keep
@@ -142,6 +143,8 @@ def test_the_pseudo_label_is_made_on_the_clean_crop(make_trainer):
     trainer._source = listening
     list(trainer.run())
     assert torch.equal(seen[-1], drawn[-1].clean)
+    looked = zip(drawn[-1].views, drawn[-1].places, strict=True)
+    assert all((view is not place) == upright for view, place in looked)
 
 
 def test_trust_shares_are_shares():
