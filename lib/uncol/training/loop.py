@@ -20,7 +20,6 @@ from uncol.method.mixing import copy_paste_mask
 from uncol.method.mode import Mode
 from uncol.method.parts import EVERYTHING, Parts
 from uncol.method.stages import (
-    PSEUDO_WEIGHT,
     Crops,
     Knowledge,
     Losses,
@@ -32,6 +31,7 @@ from uncol.networks.arithmetic import fast_arithmetic
 from uncol.networks.ema import update_teacher
 from uncol.networks.presets import Preset
 from uncol.training.batches import CropSource, Drawn
+from uncol.training.composition import compose, mixes, smallest_batch
 from uncol.training.generalist import Generalist
 from uncol.training.plan import Plan
 from uncol.training.run import Run
@@ -44,8 +44,6 @@ MOMENTUM = 0.99
 CLIP = 5.0
 WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 1e-2}
 RELEASED_2D_RATE = 0.01
-SMALLEST_BATCH = 2  # mixing needs two
-UNMIXED = 0.75  # pseudo-labeled crops for an annotated one where crops are not mixed
 
 
 @dataclass(frozen=True)
@@ -181,7 +179,7 @@ class Trainer:
         Raises:
             TrainingError: there is nothing left to halve.
         """
-        smallest = SMALLEST_BATCH if self._mixes else 1
+        smallest = smallest_batch(mixed=self._mixes)
         if self.preset.batch <= smallest:
             raise TrainingError(
                 f"The GPU's memory does not suffice for two crops of {self.preset.crop} voxels: "
@@ -212,14 +210,16 @@ class Trainer:
 
     def _finetune(self, step: int) -> tuple[Losses, dict[str, float]]:
         state, total = self.state, self.plan.finetune_steps
-        known, unknown, weight = self._composition(step)
+        made_of = compose(
+            self.preset, step / total, mixed=self._mixes, unlabeled=bool(self.unlabeled)
+        )
         if step % self.plan.prompt_every == 0:
             self._prompt_generalist()
         self._set_rate(step, total)
         annotated, others = self._sources
-        labeled = annotated.draw(known, semantic=False)
+        labeled = annotated.draw(made_of.annotated, semantic=False)
         upright = self.parts.upright and not self.mode.teacher_sees_crops
-        unlabeled = others.draw(unknown, semantic=False, upright=upright)
+        unlabeled = others.draw(made_of.others, semantic=False, upright=upright)
         crops, trust = self._targets(unlabeled, step)
         with fast_arithmetic(self.device):
             losses = finetune(
@@ -227,30 +227,14 @@ class Trainer:
                 state.adapters,
                 _to(labeled.crops, self.device),
                 crops,
-                self._mask(known),
-                pseudo_weight=weight,
+                self._mask(made_of.annotated),
+                pseudo_weight=made_of.weight,
                 visual_too=self.parts.visual,
             )
         self._update(losses)
         if not self.mode.freeze_teacher_in_stage2:
             self._follow(self.plan.pretrain_steps + step + 1)
         return losses, trust
-
-    def _composition(self, step: int) -> tuple[int, int, float]:
-        """Return annotated crops, pseudo-labeled ones and their weight in a step of stage 2.
-
-        Of small parts of scans a few hundred steps learn little else than their annotation. So
-        these, which are not mixed, are as many as without unlabeled scans, and pseudo-labels count
-        from later on (docs/experiments.md); fewer of them, for the step to cost less than twice.
-        """
-        batch = self.preset.batch
-        half = max(1, batch // 2)
-        if not self._mixes and not self.unlabeled:
-            return half, half, 1.0  # all are annotated
-        if self._mixes or self.preset.mixing:
-            return half, half, PSEUDO_WEIGHT
-        ramp = schedules.sigmoid_ramp(step / self.plan.finetune_steps)
-        return batch, max(1, int(UNMIXED * batch)), PSEUDO_WEIGHT * ramp
 
     def _source(self, cases: Sequence[TrainingCase]) -> CropSource:
         crop, patch = self.preset.crop, self.preset.spec.patch
@@ -261,9 +245,7 @@ class Trainer:
 
     @property
     def _mixes(self) -> bool:
-        if self.parts.mixing is None:
-            return self.preset.mixing or self.mode.mixes_always
-        return self.parts.mixing
+        return mixes(self.preset, self.mode, self.parts)
 
     def _mask(self, batch: int) -> Tensor | None:
         if not self._mixes:
