@@ -131,7 +131,7 @@ def make_case():
 def tiny_preset():
     def make(dims=3, **changes):
         crop = (16, 16, 16) if dims == 3 else (16, 16, 1)
-        return replace(PRESETS[f"tiny{dims}d"], crop=crop, batch=2, **changes)
+        return replace(PRESETS[f"tiny{dims}d"], **{"crop": crop, "batch": 2, **changes})
 
     return make
 

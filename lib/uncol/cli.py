@@ -305,6 +305,8 @@ def models_verify(
         print(f"{name}: Dice {then:.4f} as published, {now:.4f} now")
     for name in found.changed:
         print(f"{name}: its label of then is gone")
+    for name, (made_by, here) in found.packages.items():
+        print(f"{name} {made_by} made it, {here} is installed: training may differ")
     if found.weights is not None:
         print(f"Trained again: weights differ by at most {found.weights:g}")
     if not (found.dice or found.changed or found.weights is not None):

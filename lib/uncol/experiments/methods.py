@@ -2,9 +2,9 @@
 
 All share the student, voxel size and crops, their augmentation, the optimizer, the steps and the
 inference; all but the released code deploy the averaged student. A baseline is what it does
-otherwise, nothing else. Half of a baseline's crops in stage 2 are annotated; so are UnCoL's, but
-where crops hold too little of a scan to be mixed, it takes a full batch and pseudo-labeled ones
-beside it, for less than twice the cost.
+otherwise, nothing else. Half of the crops of a semi-supervised baseline's step are annotated; so
+are UnCoL's where it mixes them. Where it does not (`training/composition.py`), it takes the full
+batch of `supervised` and three quarters as many pseudo-labeled crops beside it.
 """
 
 from __future__ import annotations
@@ -169,8 +169,8 @@ METHODS: dict[str, Method] = {
     "uncol_no_specialist": _with("WithoutSpecialist", Parts(specialist=False)),
     "uncol_fixed_gate": _with("FixedGate", Parts(threshold=0.75)),
     "uncol_no_gate": _with("WithoutGate", Parts(threshold=1.0)),
-    "uncol_no_mixing": _with("WithoutMixing", Parts(mixing=False)),
-    "uncol_mixing": _with("WithMixing", Parts(mixing=True)),
+    "uncol_no_mixing": _with("WithoutMixing", Parts(mixing=False)),  # of presets that mix
+    "uncol_mixing": _with("WithMixing", Parts(mixing=True)),  # of presets that do not
     "uncol_turned_views": _with("TurnedViews", Parts(upright=False)),
 }
 COMPARED = list(METHODS)[:8]

@@ -24,7 +24,8 @@ class Mode:
         empty_scores_zero: all metrics are 0 where a mask is empty (trap 9).
         teacher_trains: in stage 2 the specialized teacher runs in training mode, and its buffers
             are never updated (trap 11).
-        teacher_sees_crops: the specialized teacher sees the student's crops, turned and scaled.
+        teacher_sees_crops: the specialized teacher sees the student's crops, turned and scaled;
+            no trap, theirs are hardly turned.
         mixes_always: crops are copy-pasted whatever the preset says; no trap with the
             paper's crops.
         rate_overwritten: 2D stage 2 runs AdamW at the rate meant for SGD (trap 12).

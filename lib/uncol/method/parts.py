@@ -18,7 +18,7 @@ class Parts:
         generalist: the generalized teacher speaks in pseudo-labels (section 2.4).
         specialist: the specialized teacher does.
         upright: the specialized teacher sees scans upright, whatever the student sees.
-        threshold: a fixed gate; None for the ramp tau(t), 1 for no gate.
+        threshold: a fixed gate; None for the ramp tau(t), 1 for no gate: all that a teacher saw.
     """
 
     mixing: bool | None = None

@@ -22,7 +22,7 @@ class Preset:
     Attributes:
         spec: the network.
         crop: training crop, and window at inference, in working voxels.
-        voxels: most voxels a crop may have; together with `batch` it bounds memory and time.
+        voxels: most voxels a crop may have; with the crops of a step it bounds memory and time.
         batch: crops a step (half labeled, half unlabeled in stage 2; where they are not mixed, so
             many labeled and three quarters as many unlabeled).
         optimizer: `sgd` (the paper's) or `adamw` (converges in few steps).

@@ -141,7 +141,7 @@ def _manifest(
             "cache_gb": settings.cache_gb,
             "teacher_weights": str(settings.teacher_weights or ""),
         },
-        packages={name: _version(name) for name in PACKAGES},
+        packages=package_versions(),
         plan=asdict(plan),
     )
 
@@ -260,8 +260,10 @@ def _digests(pool: Pool, prepared: _Prepared) -> dict[str, tuple[str, str]]:
 
 
 def _key(manifest: Manifest) -> str:
-    """Return a digest of all that decides a round's result."""
-    decisive = manifest.model_dump_json(exclude={"created", "accuracy", "gate", "version"})
+    """Return a digest of all that decides a round's weights."""
+    decisive = manifest.model_dump_json(
+        exclude={"created", "accuracy", "gate", "version", "single"}
+    )
     return hashlib.sha256(decisive.encode()).hexdigest()
 
 
@@ -323,6 +325,11 @@ def _generalist(
                     f"have a Dice of {worth.dice:.2f}, the boxes themselves {worth.box:.2f}"
                 )
     return generalist
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of what decides a round's result."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str:

@@ -182,8 +182,9 @@ class Trainer:
         smallest = smallest_batch(mixed=self._mixes)
         if self.preset.batch <= smallest:
             raise TrainingError(
-                f"The GPU's memory does not suffice for two crops of {self.preset.crop} voxels: "
-                f"{error}. Choose a smaller preset, or train with device cpu."
+                f"The GPU's memory does not suffice for {smallest} crops a step of "
+                f"{self.preset.crop} voxels: {error}. Choose a smaller preset, or train with "
+                "device cpu."
             ) from error
         self.preset = replace(self.preset, batch=max(smallest, self.preset.batch // 2))
         logger.warning("GPU memory is short: going on with %s crops a step", self.preset.batch)
@@ -218,7 +219,8 @@ class Trainer:
         self._set_rate(step, total)
         annotated, others = self._sources
         labeled = annotated.draw(made_of.annotated, semantic=False)
-        upright = self.parts.upright and not self.mode.teacher_sees_crops
+        guesses = bool(self.unlabeled)
+        upright = guesses and self.parts.upright and not self.mode.teacher_sees_crops
         unlabeled = others.draw(made_of.others, semantic=False, upright=upright)
         crops, trust = self._targets(unlabeled, step)
         with fast_arithmetic(self.device):
@@ -359,7 +361,10 @@ class Trainer:
 
 
 def trust_shares(pseudo: PseudoLabel) -> dict[str, float]:
-    """Return the share of voxels on which each teacher passed the gate."""
+    """Return the share of voxels on which each teacher passed the gate.
+
+    What a teacher did not see, such as corners of a turned crop, it does not pass.
+    """
     return {
         "trust_generalist": float(pseudo.generalist.float().mean()),
         "trust_specialist": float(pseudo.specialist.float().mean()),

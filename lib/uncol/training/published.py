@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from uncol.data.cases import Case
 from uncol.data.scan import Volume, read_scan
 from uncol.inference.outputs import Recipe, Segmentation, segment, summary
-from uncol.inference.pieces import structure_names
+from uncol.inference.pieces import Structures, structure_names
 from uncol.networks.student import Student
 from uncol.training.calibrate import read_calibration
 from uncol.training.evaluate import dice_per_label
@@ -35,6 +35,10 @@ class Published:
     manifest: Manifest
     calibration: Calibration
     device: torch.device
+
+    def with_pieces(self, structures: Structures) -> Published:
+        """Return it with other single structures."""
+        return replace(self, manifest=self.manifest.model_copy(update={"single": structures}))
 
     def segment(self, scan: Volume) -> Segmentation:
         """Segment a scan as this version was trained to."""

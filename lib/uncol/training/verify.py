@@ -13,7 +13,7 @@ from uncol.data.cases import Case, Pool
 from uncol.errors import RequestError
 from uncol.method.mode import MODES
 from uncol.training.evaluate import mean_of
-from uncol.training.fit import fit
+from uncol.training.fit import fit, package_versions
 from uncol.training.published import judge, load_published
 from uncol.training.settings import Reporter, RoundSettings
 from uncol.training.store import file_digest
@@ -30,11 +30,13 @@ class Verification:
         changed: cases whose label is not the one of then, and no earlier version of it is either.
         dice: by held-out case, mean Dice as published and as found now.
         weights: largest difference of any weight after training again; None if not trained again.
+        packages: by name, version of then and of now, where they differ.
     """
 
     changed: list[str]
     dice: dict[str, tuple[float, float]]
     weights: float | None
+    packages: dict[str, tuple[str, str]]
 
     @property
     def holds(self) -> bool:
@@ -85,7 +87,13 @@ def verify(
             again = fit(pool, _settings_of_then(manifest, settings), reporter, Path(runs))
         new, old = again.student.state_dict(), published.student.state_dict()
         weights = max(float((new[k].double() - old[k].double()).abs().max()) for k in old)
-    return Verification(changed, dice, weights)
+    made_by, here = manifest.packages, package_versions()
+    differ = {
+        name: (made_by[name], here.get(name, "none"))
+        for name in made_by
+        if made_by[name] != here.get(name)
+    }
+    return Verification(changed, dice, weights, differ)
 
 
 def _pool_of_then(

@@ -48,7 +48,7 @@ class Manifest(BaseModel):
         preset: resolved preset name.
         spec: the student's sizes, as fields of `StudentSpec`.
         window: sliding window in working voxels.
-        mixing: whether crops were copy-pasted into each other.
+        mixing: whether the preset copy-pastes crops into each other; `release` always does.
         axcodes: the working axes.
         spacing_mm: the working voxel size.
         modality: intensity normalization.

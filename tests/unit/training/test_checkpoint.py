@@ -12,31 +12,36 @@ def weights(network):
 
 
 @pytest.fixture
-def fresh(make_trainer, stub_teacher, make_generalist):
+def fresh(make_trainer, tiny_preset, stub_teacher, make_generalist):
     """Makes the same run anew, as another process would."""
 
-    def make():
+    def make(*, mixing=False):
         generalist = make_generalist(stub_teacher(3))
         return make_trainer(
-            generalist=generalist, steps=STEPS, prompt_every=3, labels=2, mode="intended"
+            generalist=generalist,
+            steps=STEPS,
+            prompt_every=3,
+            labels=2,
+            preset=tiny_preset(batch=4, mixing=mixing),
         )
 
     return make
 
 
+@pytest.mark.parametrize("mixing", [True, False])
 @pytest.mark.parametrize("killed_after", range(1, sum(STEPS)))
-def test_an_interrupted_run_ends_in_the_same_weights(fresh, tmp_path, killed_after):
-    whole = fresh()
+def test_an_interrupted_run_ends_in_the_same_weights(fresh, tmp_path, killed_after, mixing):
+    whole = fresh(mixing=mixing)
     told = [(step.number, step.losses) for step in whole.run()]
 
-    first = fresh()
+    first = fresh(mixing=mixing)
     checkpoint = Checkpoint(tmp_path / "c.pt", "key")
     for step in first.run():
         if step.number == killed_after:
             checkpoint.save(first)
             break
     torch.manual_seed(99)  # another process has another past
-    second = fresh()
+    second = fresh(mixing=mixing)
     assert Checkpoint(tmp_path / "c.pt", "key").restore(second)
     rest = [(step.number, step.losses) for step in second.run()]
     assert rest == told[killed_after:]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from uncol.errors import TrainingError
+from uncol.experiments.methods import METHODS
 from uncol.method.parts import Parts
 from uncol.training.loop import Trainer, trust_shares
 
@@ -38,12 +39,14 @@ def test_the_same_seed_gives_the_same_student(make_trainer):
     assert torch.equal(*results)
 
 
+@pytest.mark.parametrize("mixing", [True, False])
 @pytest.mark.parametrize(("dims", "teacher_dims"), [(2, 2), (3, 2), (3, 3)])
 def test_any_student_learns_from_any_teacher(
-    make_trainer, stub_teacher, make_generalist, dims, teacher_dims
+    make_trainer, tiny_preset, stub_teacher, make_generalist, dims, teacher_dims, mixing
 ):
-    teacher = stub_teacher(teacher_dims)
-    trainer = make_trainer(dims=dims, labels=2, generalist=make_generalist(teacher), steps=(1, 1))
+    generalist = make_generalist(stub_teacher(teacher_dims))
+    preset = tiny_preset(dims, batch=4, mixing=mixing)
+    trainer = make_trainer(dims=dims, labels=2, generalist=generalist, steps=(1, 1), preset=preset)
     first, second = trainer.run()
     assert first.losses["semantic"] > 0
     assert first.losses["visual"] > 0
@@ -71,10 +74,9 @@ def test_adapters_train_along_with_the_student(make_trainer, stub_teacher, make_
     assert not torch.equal(before[1], after[1])
 
 
-def test_without_unlabeled_cases_annotations_are_mixed_and_nothing_is_guessed(
-    make_trainer, monkeypatch
-):
-    trainer = make_trainer(unlabeled=False)
+@pytest.mark.parametrize("mixing", [True, False])
+def test_without_unlabeled_cases_nothing_is_guessed(make_trainer, tiny_preset, monkeypatch, mixing):
+    trainer = make_trainer(unlabeled=False, preset=tiny_preset(mixing=mixing))
     monkeypatch.setattr(trainer, "_pseudo_label", lambda *_: pytest.fail("no pseudo-label needed"))
     steps = list(trainer.run())
     assert [step.stage for step in steps][-1] == 2
@@ -121,9 +123,17 @@ def test_gradients_are_clipped(make_trainer):
     assert float(norm) == pytest.approx(5.0, rel=1e-3)
 
 
-@pytest.mark.parametrize(("mode", "upright"), [("intended", True), ("release", False)])
-def test_the_pseudo_label_is_made_on_clean_views(make_trainer, mode, upright):
-    trainer = make_trainer(steps=(1, 1), mode=mode)
+@pytest.mark.parametrize(
+    ("kind", "mode", "upright"),
+    [
+        (Trainer, "intended", True),
+        (Trainer, "release", False),
+        (METHODS["uncol_turned_views"].make_trainer, "intended", False),
+        (METHODS["bcp"].make_trainer, "intended", False),
+    ],
+)
+def test_the_pseudo_label_is_made_on_clean_views(make_trainer, kind, mode, upright):
+    trainer = make_trainer(steps=(1, 1), mode=mode, kind=kind)
     seen = []
     trainer.state.teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     drawn = []

@@ -9,7 +9,7 @@ from uncol.data.scan import read_scan
 from uncol.training.accuracy import shown_accuracy
 from uncol.training.evaluate import dice_per_label
 from uncol.training.evidence import Evidence
-from uncol.training.published import load_published
+from uncol.training.published import judge, load_published
 from uncol.training.round import train_round
 from uncol.training.settings import Reporter
 from uncol.training.versions import ModelStore, write_json
@@ -96,6 +96,26 @@ def test_predictions_of_what_may_be_several_keep_all_pieces(tmp_path, settings):
     for number, lesions in enumerate((False, True), start=1):
         train_round(pool, replace(quick, one_piece=not lesions), Reporter())
         assert store.manifest(number).single == (() if lesions else ((1,),))
+
+
+def test_no_version_is_refused_for_keeping_all_pieces(tmp_path, settings, monkeypatch):
+    judged = []
+
+    def judging(published, cases, *, released):
+        judged.append(published.manifest.single)
+        return judge(published, cases, released=released)
+
+    monkeypatch.setattr("uncol.training.round.judge", judging)
+    pool = [a_case(tmp_path, n, annotated=n < 10) for n in range(11)]
+    quick = replace(settings, step_scale=0.02)
+    train_round(pool, quick, Reporter())
+    train_round(pool, replace(quick, one_piece=False), Reporter())
+    train_round(pool, quick, Reporter())
+    one = ((1,),)
+    # the first alone; the second and what is served by the second's rule; the third by its own
+    assert judged[:3] == [one, (), ()]
+    assert judged[3] == one
+    assert judged[4] in ((), one)  # whichever is served, by what it keeps itself
 
 
 def test_a_version_for_other_labels_is_not_compared(tmp_path, settings):

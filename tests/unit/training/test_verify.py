@@ -4,6 +4,7 @@ import pytest
 
 from uncol.data.cases import Case
 from uncol.errors import RequestError
+from uncol.training.fit import package_versions
 from uncol.training.round import train_round
 from uncol.training.settings import Reporter
 from uncol.training.verify import verify
@@ -45,6 +46,13 @@ def test_a_version_is_what_its_manifest_says_to_the_last_bit(made):
     assert found.holds
     assert len(found.dice) == 2
     assert found.weights == 0
+    assert found.packages == {}
+
+
+def test_packages_that_changed_since_are_named(made, monkeypatch):
+    now = package_versions()
+    monkeypatch.setattr("uncol.training.verify.package_versions", lambda: now | {"monai": "9.9"})
+    assert check(made).packages == {"monai": (now["monai"], "9.9")}
 
 
 def test_a_label_that_came_later_does_not_matter(made, tmp_path):
