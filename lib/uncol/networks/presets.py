@@ -29,8 +29,9 @@ class Preset:
         rate: first learning rate of the polynomial schedule.
         mixing: whether crops are copy-pasted into each other. In the few hundred steps of small
             presets a full batch of annotated crops beside whole pseudo-labeled ones taught more, or
-            as much (docs/experiments.md). Crops must also hold enough of a scan: of a small part, what is
-            pasted lands at places where no scan has it, and the student learns to find it anywhere.
+            as much (docs/experiments.md). Crops must also hold enough of a scan: of a small part,
+            what is pasted lands at places where no scan has it, and the student learns to find it
+            anywhere.
     """
 
     spec: StudentSpec
