@@ -28,10 +28,10 @@ class Preset:
         optimizer: `sgd` (the paper's) or `adamw` (converges in few steps).
         rate: first learning rate of the polynomial schedule.
         mixing: whether crops are copy-pasted into each other. In the few hundred steps of small
-            presets a full batch of annotated crops beside whole pseudo-labeled ones taught more, or
-            as much (docs/experiments.md). Crops must also hold enough of a scan: of a small part,
-            what is pasted lands at places where no scan has it, and the student learns to find it
-            anywhere.
+            presets a full batch of annotated crops beside whole pseudo-labeled ones taught more of
+            hippocampi, less of atria (docs/experiments.md). Crops must also hold enough of a scan:
+            of a small part, what is pasted lands at places where no scan has it, and the student
+            learns to find it anywhere.
     """
 
     spec: StudentSpec
