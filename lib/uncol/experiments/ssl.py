@@ -177,10 +177,10 @@ def _run(
     clock = _Clock()
     fitted = _fit(comparison, settings, method, train[: comparison.train], budget, seed, clock)
     seconds = time.monotonic() - start
-    alone = fitted.manifest.model_copy(update={"single": ()})
-    network = judge(comparison, settings, replace(fitted, manifest=alone), test)
+    published = Published(fitted.student, fitted.manifest, Calibration(), settings.device)
+    network = judge(comparison.pool, published.with_pieces(()), test)
     single = fitted.manifest.single
-    served = judge(comparison, settings, fitted, test) if single else network
+    served = judge(comparison.pool, published, test) if single else network
     return {
         "method": name,
         "budget": budget,
@@ -227,15 +227,11 @@ def _fit(
     return fitted
 
 
-def judge(
-    comparison: Comparison, settings: RoundSettings, fitted: Fitted, test: Sequence[str]
-) -> Point:
+def judge(pool: LabeledPool, published: Published, test: Sequence[str]) -> Point:
     """Return all metrics as means by label, in the scans' own grids, through the serving code.
 
     Empty masks count as uncol-method.md section 5 says, whatever the method's own mode does.
     """
-    pool = comparison.pool
-    published = Published(fitted.student, fitted.manifest, Calibration(), settings.device)
     found = {}
     for file in test:
         scan = read_scan(pool.images / file)
