@@ -105,7 +105,7 @@ class CropSource:
             )
             image = place.sample(case.image, fill=case.low)
             view = place.upright() if upright else place
-            clean.append(view.sample(case.image, fill=case.low) if upright else image)
+            clean.append(image if view is place else view.sample(case.image, fill=case.low))
             varied.append(vary_intensity(image, generator=self.generator))
             labels.append(self._label(case, place))
             if self.generalist is not None:

@@ -219,9 +219,7 @@ class Trainer:
         self._set_rate(step, total)
         annotated, others = self._sources
         labeled = annotated.draw(made_of.annotated, semantic=False)
-        guesses = bool(self.unlabeled)
-        upright = guesses and self.parts.upright and not self.mode.teacher_sees_crops
-        unlabeled = others.draw(made_of.others, semantic=False, upright=upright)
+        unlabeled = others.draw(made_of.others, semantic=False, upright=self._upright)
         crops, trust = self._targets(unlabeled, step)
         with fast_arithmetic(self.device):
             losses = finetune(
@@ -244,6 +242,11 @@ class Trainer:
         return CropSource(
             cases, crop, tokens, generalist=self.generalist, generator=self.state.generator
         )
+
+    @property
+    def _upright(self) -> bool:  # only where something is guessed
+        wanted = self.parts.upright and not self.mode.teacher_sees_crops
+        return wanted and bool(self.unlabeled)
 
     @property
     def _mixes(self) -> bool:
