@@ -3,7 +3,7 @@
 All share the student, voxel size and crops, their augmentation, the optimizer, the steps and the
 inference; all but the released code deploy the averaged student. A baseline is what it does
 otherwise, nothing else. Half of the crops of a semi-supervised baseline's step are annotated; so
-are UnCoL's where it mixes them. Where it does not (`training/composition.py`), it takes the full
+are UnCoL's while it mixes them. Where it does not (`training/composition.py`), it takes the full
 batch of `supervised` and three quarters as many pseudo-labeled crops beside it.
 """
 
@@ -118,7 +118,7 @@ class UncertainMeanTeacher(MeanTeacher):
 class CopyPaste(Trainer):
     """BCP (Bai et al., CVPR 2023): UnCoL's mixing with the averaged student's word for all."""
 
-    parts = Parts(threshold=1.0, mixing=True, upright=False)
+    parts = Parts(threshold=1.0, mix_until=1.0, upright=False)
 
     def _pseudo_label(self, drawn: Drawn, step: int) -> PseudoLabel:
         pseudo = super()._pseudo_label(drawn, step)
@@ -169,8 +169,8 @@ METHODS: dict[str, Method] = {
     "uncol_no_specialist": _with("WithoutSpecialist", Parts(specialist=False)),
     "uncol_fixed_gate": _with("FixedGate", Parts(threshold=0.75)),
     "uncol_no_gate": _with("WithoutGate", Parts(threshold=1.0)),
-    "uncol_no_mixing": _with("WithoutMixing", Parts(mixing=False)),  # of presets that mix
-    "uncol_mixing": _with("WithMixing", Parts(mixing=True)),  # of presets that do not
+    "uncol_no_mixing": _with("WithoutMixing", Parts(mix_until=0.0)),
+    "uncol_mixing": _with("MixedToTheEnd", Parts(mix_until=1.0)),
     "uncol_turned_views": _with("TurnedViews", Parts(upright=False)),
 }
 COMPARED = list(METHODS)[:8]

@@ -10,8 +10,8 @@ class Parts:
     """The method's parts, by the names of uncol-method.md section 5's ablations.
 
     Attributes:
-        mixing: whether crops are copy-pasted into each other (section 2.1); None for what the
-            preset says.
+        mix_until: share of stage 2 up to which crops are copy-pasted into each other (section
+            2.1), 0 for never; None for what the preset says.
         semantic: stage 1's semantic distillation (section 2.2); without it the decoder consumes
             the student's own prior there, too.
         visual: visual distillation in both stages.
@@ -21,7 +21,7 @@ class Parts:
         threshold: a fixed gate; None for the ramp tau(t), 1 for no gate: all that a teacher saw.
     """
 
-    mixing: bool | None = None
+    mix_until: float | None = None
     semantic: bool = True
     visual: bool = True
     generalist: bool = True

@@ -23,15 +23,14 @@ class Preset:
         spec: the network.
         crop: training crop, and window at inference, in working voxels.
         voxels: most voxels a crop may have; with the crops of a step it bounds memory and time.
-        batch: crops a step (half labeled, half unlabeled in stage 2; where they are not mixed, so
+        batch: crops a step (half labeled, half unlabeled in stage 2; while they are not mixed, so
             many labeled and three quarters as many unlabeled).
         optimizer: `sgd` (the paper's) or `adamw` (converges in few steps).
         rate: first learning rate of the polynomial schedule.
-        mixing: whether crops are copy-pasted into each other. In the few hundred steps of small
-            presets a full batch of annotated crops beside whole pseudo-labeled ones taught more of
-            hippocampi, less of atria (docs/experiments.md). Crops must also hold enough of a scan:
-            of a small part, what is pasted lands at places where no scan has it, and the student
-            learns to find it anywhere.
+        mix_until: share of stage 2 up to which crops are copy-pasted into each other, 0 for never.
+            Small presets end in whole crops, as scans are: few steps forget no pasted edges
+            (docs/experiments.md). Crops must also hold enough of a scan: of a small part, what is
+            pasted lands at places where no scan has it, and the student learns to find it anywhere.
     """
 
     spec: StudentSpec
@@ -40,7 +39,7 @@ class Preset:
     batch: int
     optimizer: str
     rate: float
-    mixing: bool
+    mix_until: float
 
 
 def _spec3d(channels: tuple[int, ...], depth: int) -> StudentSpec:
@@ -51,10 +50,10 @@ def _spec3d(channels: tuple[int, ...], depth: int) -> StudentSpec:
 
 
 PRESETS: dict[str, Preset] = {
-    "tiny3d": Preset(_spec3d((8, 16, 32), 2), (32, 32, 32), 32**3, 4, "adamw", 3e-3, False),
-    "small3d": Preset(_spec3d((16, 32, 64, 128), 4), (40, 40, 40), 40**3, 4, "adamw", 2e-3, False),
+    "tiny3d": Preset(_spec3d((8, 16, 32), 2), (32, 32, 32), 32**3, 4, "adamw", 3e-3, 0.5),
+    "small3d": Preset(_spec3d((16, 32, 64, 128), 4), (40, 40, 40), 40**3, 4, "adamw", 2e-3, 0.5),
     "paper3d": Preset(
-        _spec3d((16, 32, 64, 128, 256), 4), (128, 128, 128), 128**3, 4, "sgd", 0.01, True
+        _spec3d((16, 32, 64, 128, 256), 4), (128, 128, 128), 128**3, 4, "sgd", 0.01, 1.0
     ),
     "tiny2d": Preset(
         StudentSpec(2, (4, 8, 16), (FLAT,) * 2, 16, 2, 2, 8, 32),
@@ -63,7 +62,7 @@ PRESETS: dict[str, Preset] = {
         4,
         "adamw",
         3e-3,
-        False,
+        0.5,
     ),
     "small2d": Preset(
         StudentSpec(2, (8, 16, 32, 64), (FLAT,) * 3, 64, 4, 4, 16, 128),
@@ -72,7 +71,7 @@ PRESETS: dict[str, Preset] = {
         8,
         "adamw",
         2e-3,
-        False,
+        0.5,
     ),
     "paper2d": Preset(
         StudentSpec(2, (16, 32, 64, 128, 256), (FLAT,) * 4, 128, 4, 4, 64, 256),
@@ -81,7 +80,7 @@ PRESETS: dict[str, Preset] = {
         4,
         "sgd",
         0.01,
-        True,
+        1.0,
     ),
 }
 
@@ -118,7 +117,8 @@ def fit_preset(name: str, *, shape: Shape, spacing_mm: tuple[float, float, float
     flat = (shape[0], shape[1], 1) if spec.dims == 2 else shape
     crop = _fit_crop(flat, spec.patch, preset.voxels)
     held = np.prod(np.minimum(np.array(crop) / flat, 1.0))
-    return replace(preset, spec=spec, crop=crop, mixing=preset.mixing and bool(held >= MIX_FROM))
+    mix_until = preset.mix_until if held >= MIX_FROM else 0.0
+    return replace(preset, spec=spec, crop=crop, mix_until=mix_until)
 
 
 def _fit_crop(shape: Shape, patch: Shape, voxels: int) -> Shape:

@@ -229,7 +229,7 @@ def _fold_student(judge: Judge, train: Sequence[TrainingCase], *, seed: int) -> 
         PRESETS[manifest.preset],
         spec=spec_from(manifest.spec),
         crop=manifest.window,
-        mixing=manifest.mixing,
+        mix_until=manifest.mix_until,
     )
     run = new_run(preset, len(manifest.labels) + 1, generalist=None, seed=seed, device=device)
     trainer = Trainer(

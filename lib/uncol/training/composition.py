@@ -28,11 +28,19 @@ class Composition:
     weight: float
 
 
-def mixes(preset: Preset, mode: Mode, parts: Parts) -> bool:
-    """Return whether crops are copy-pasted into each other."""
-    if parts.mixing is None:
-        return preset.mixing or mode.mixes_always
-    return parts.mixing
+def mixes(preset: Preset, mode: Mode, parts: Parts, progress: float) -> bool:
+    """Return whether crops of a step are copy-pasted into each other.
+
+    Args:
+        preset: how long mixing suits it.
+        mode: the released code mixes always,
+        parts: and an ablation decides itself.
+        progress: of stage 2, from 0 to below 1; 0 in stage 1.
+    """
+    until = parts.mix_until
+    if until is None:
+        until = 1.0 if mode.mixes_always else preset.mix_until
+    return progress < until
 
 
 def smallest_batch(*, mixed: bool) -> int:
@@ -40,7 +48,7 @@ def smallest_batch(*, mixed: bool) -> int:
     return 2 if mixed else 1
 
 
-def compose(preset: Preset, progress: float, *, mixed: bool, unlabeled: bool) -> Composition:
+def compose(batch: int, progress: float, *, mixed: bool, unlabeled: bool) -> Composition:
     """Compose a step of stage 2.
 
     A few hundred steps learn little else than what is annotated. So where crops are not mixed,
@@ -48,16 +56,15 @@ def compose(preset: Preset, progress: float, *, mixed: bool, unlabeled: bool) ->
     (docs/experiments.md); they are fewer, for the step to cost less than twice.
 
     Args:
-        preset: the batch, and whether mixing suits it; where an ablation alone leaves mixing out,
-            all else stays as it is.
-        progress: of stage 2, from 0 to 1.
+        batch: crops of a step that mixes, or has annotated crops alone.
+        progress: of stage 2, from 0 to below 1.
         mixed: see `mixes`.
         unlabeled: whether there are unlabeled scans; without, all crops are annotated.
     """
-    half = max(1, preset.batch // 2)
-    if not mixed and not unlabeled:
-        return Composition(half, half, 1.0)
-    if mixed or preset.mixing:
+    half = max(1, batch // 2)
+    if mixed:
         return Composition(half, half, PSEUDO_WEIGHT)
+    if not unlabeled:
+        return Composition(half, half, 1.0)
     ramp = schedules.sigmoid_ramp(progress)
-    return Composition(preset.batch, max(1, int(WHOLE * preset.batch)), PSEUDO_WEIGHT * ramp)
+    return Composition(batch, max(1, int(WHOLE * batch)), PSEUDO_WEIGHT * ramp)

@@ -118,7 +118,7 @@ def _manifest(
         preset=sizes.name,
         spec=spec_to(sizes.preset.spec),
         window=sizes.preset.crop,
-        mixing=sizes.preset.mixing,
+        mix_until=sizes.preset.mix_until,
         axcodes=sizes.space.axcodes,
         spacing_mm=sizes.space.spacing_mm,
         modality=settings.modality,

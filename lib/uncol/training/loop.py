@@ -212,7 +212,7 @@ class Trainer:
     def _finetune(self, step: int) -> tuple[Losses, dict[str, float]]:
         state, total = self.state, self.plan.finetune_steps
         made_of = compose(
-            self.preset, step / total, mixed=self._mixes, unlabeled=bool(self.unlabeled)
+            self.preset.batch, step / total, mixed=self._mixes, unlabeled=bool(self.unlabeled)
         )
         if step % self.plan.prompt_every == 0:
             self._prompt_generalist()
@@ -250,7 +250,9 @@ class Trainer:
 
     @property
     def _mixes(self) -> bool:
-        return mixes(self.preset, self.mode, self.parts)
+        finetuned = max(0, self._done - self.plan.pretrain_steps)
+        progress = finetuned / self.plan.finetune_steps
+        return mixes(self.preset, self.mode, self.parts, progress)
 
     def _mask(self, batch: int) -> Tensor | None:
         if not self._mixes:

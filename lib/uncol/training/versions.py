@@ -48,7 +48,7 @@ class Manifest(BaseModel):
         preset: resolved preset name.
         spec: the student's sizes, as fields of `StudentSpec`.
         window: sliding window in working voxels.
-        mixing: whether the preset copy-pastes crops into each other; `release` always does.
+        mix_until: share of stage 2 with copy-pasted crops; `release` always pastes.
         axcodes: the working axes.
         spacing_mm: the working voxel size.
         modality: intensity normalization.
@@ -73,7 +73,7 @@ class Manifest(BaseModel):
     preset: str
     spec: dict[str, Any]
     window: tuple[int, int, int]
-    mixing: bool = True
+    mix_until: float = 1.0
     axcodes: str
     spacing_mm: tuple[float, float, float]
     modality: str

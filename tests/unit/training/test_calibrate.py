@@ -192,11 +192,11 @@ def test_students_of_the_folds_mix_as_the_published_one_did(trained, tmp_path, m
             return iter(())
 
     monkeypatch.setattr(module, "Trainer", Watched)
-    for mixing in (True, False):
-        manifest = store.manifest(1).model_copy(update={"mixing": mixing})
+    for mix_until in (1.0, 0.5):
+        manifest = store.manifest(1).model_copy(update={"mix_until": mix_until})
         judge = Judge(manifest, settings, tmp_path, Reporter())
         module._fold_student(judge, list(judge.read(cases[:1])), seed=0)
-    assert [preset.mixing for preset in presets] == [True, False]
+    assert [preset.mix_until for preset in presets] == [1.0, 0.5]
 
 
 def test_evidence_survives_its_file():

@@ -15,33 +15,33 @@ def weights(network):
 def fresh(make_trainer, tiny_preset, stub_teacher, make_generalist):
     """Makes the same run anew, as another process would."""
 
-    def make(*, mixing=False):
+    def make(*, mix_until=0.5):
         generalist = make_generalist(stub_teacher(3))
         return make_trainer(
             generalist=generalist,
             steps=STEPS,
             prompt_every=3,
             labels=2,
-            preset=tiny_preset(batch=4, mixing=mixing),
+            preset=tiny_preset(batch=4, mix_until=mix_until),
         )
 
     return make
 
 
-@pytest.mark.parametrize("mixing", [True, False])
+@pytest.mark.parametrize("mix_until", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("killed_after", range(1, sum(STEPS)))
-def test_an_interrupted_run_ends_in_the_same_weights(fresh, tmp_path, killed_after, mixing):
-    whole = fresh(mixing=mixing)
+def test_an_interrupted_run_ends_in_the_same_weights(fresh, tmp_path, killed_after, mix_until):
+    whole = fresh(mix_until=mix_until)
     told = [(step.number, step.losses) for step in whole.run()]
 
-    first = fresh(mixing=mixing)
+    first = fresh(mix_until=mix_until)
     checkpoint = Checkpoint(tmp_path / "c.pt", "key")
     for step in first.run():
         if step.number == killed_after:
             checkpoint.save(first)
             break
     torch.manual_seed(99)  # another process has another past
-    second = fresh(mixing=mixing)
+    second = fresh(mix_until=mix_until)
     assert Checkpoint(tmp_path / "c.pt", "key").restore(second)
     rest = [(step.number, step.losses) for step in second.run()]
     assert rest == told[killed_after:]

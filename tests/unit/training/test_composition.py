@@ -16,33 +16,32 @@ SMALL, PAPER = PRESETS["small3d"], PRESETS["paper3d"]
 @pytest.mark.parametrize(
     ("preset", "mode", "parts", "mixed"),
     [
-        (SMALL, "intended", EVERYTHING, False),
-        (PAPER, "intended", EVERYTHING, True),
-        (SMALL, "release", EVERYTHING, True),
-        (SMALL, "intended", Parts(mixing=True), True),
-        (PAPER, "release", Parts(mixing=False), False),
+        (SMALL, "intended", EVERYTHING, [True, True, False, False]),
+        (PAPER, "intended", EVERYTHING, [True] * 4),
+        (replace(PAPER, mix_until=0.0), "intended", EVERYTHING, [False] * 4),
+        (SMALL, "release", EVERYTHING, [True] * 4),
+        (SMALL, "intended", Parts(mix_until=1.0), [True] * 4),
+        (PAPER, "release", Parts(mix_until=0.0), [False] * 4),
     ],
 )
-def test_the_preset_decides_on_mixing_unless_the_code_or_an_ablation_does(
+def test_the_preset_decides_how_long_to_mix_unless_the_code_or_an_ablation_does(
     preset, mode, parts, mixed
 ):
-    assert mixes(preset, MODES[mode], parts) is mixed
+    shares = (0.0, 0.49, 0.5, 0.99)
+    assert [mixes(preset, MODES[mode], parts, share) for share in shares] == mixed
 
 
 @given(st.integers(1, 16), st.floats(0, 1))
 def test_whole_crops_are_all_annotated_and_no_more_pseudo_labeled(batch, progress):
-    made_of = compose(replace(SMALL, batch=batch), progress, mixed=False, unlabeled=True)
+    made_of = compose(batch, progress, mixed=False, unlabeled=True)
     assert made_of.annotated == batch
     assert 1 <= made_of.others <= batch
     assert 0 < made_of.weight <= PSEUDO_WEIGHT
 
 
 def test_mixed_crops_are_as_many_of_both_kinds():
-    made_of = Composition(2, 2, PSEUDO_WEIGHT)
-    assert compose(PAPER, 0.0, mixed=True, unlabeled=True) == made_of
-    # an ablation of mixing changes nothing else
-    assert compose(PAPER, 0.0, mixed=False, unlabeled=True) == made_of
+    assert compose(4, 0.0, mixed=True, unlabeled=True) == Composition(2, 2, PSEUDO_WEIGHT)
 
 
 def test_without_unlabeled_scans_all_crops_count_alike():
-    assert compose(SMALL, 0.0, mixed=False, unlabeled=False) == Composition(2, 2, 1.0)
+    assert compose(4, 0.0, mixed=False, unlabeled=False) == Composition(2, 2, 1.0)

@@ -39,13 +39,13 @@ def test_the_same_seed_gives_the_same_student(make_trainer):
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("mixing", [True, False])
+@pytest.mark.parametrize("mix_until", [0.0, 1.0])
 @pytest.mark.parametrize(("dims", "teacher_dims"), [(2, 2), (3, 2), (3, 3)])
 def test_any_student_learns_from_any_teacher(
-    make_trainer, tiny_preset, stub_teacher, make_generalist, dims, teacher_dims, mixing
+    make_trainer, tiny_preset, stub_teacher, make_generalist, dims, teacher_dims, mix_until
 ):
     generalist = make_generalist(stub_teacher(teacher_dims))
-    preset = tiny_preset(dims, batch=4, mixing=mixing)
+    preset = tiny_preset(dims, batch=4, mix_until=mix_until)
     trainer = make_trainer(dims=dims, labels=2, generalist=generalist, steps=(1, 1), preset=preset)
     first, second = trainer.run()
     assert first.losses["semantic"] > 0
@@ -74,9 +74,11 @@ def test_adapters_train_along_with_the_student(make_trainer, stub_teacher, make_
     assert not torch.equal(before[1], after[1])
 
 
-@pytest.mark.parametrize("mixing", [True, False])
-def test_without_unlabeled_cases_nothing_is_guessed(make_trainer, tiny_preset, monkeypatch, mixing):
-    trainer = make_trainer(unlabeled=False, preset=tiny_preset(mixing=mixing))
+@pytest.mark.parametrize("mix_until", [0.0, 1.0])
+def test_without_unlabeled_cases_nothing_is_guessed(
+    make_trainer, tiny_preset, monkeypatch, mix_until
+):
+    trainer = make_trainer(unlabeled=False, preset=tiny_preset(mix_until=mix_until))
     monkeypatch.setattr(trainer, "_pseudo_label", lambda *_: pytest.fail("no pseudo-label needed"))
     steps = list(trainer.run())
     assert [step.stage for step in steps][-1] == 2
@@ -205,9 +207,9 @@ def fine_tuned(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize(("mixing", "last"), [(True, 2), (False, 1)])
+@pytest.mark.parametrize(("mix_until", "last"), [(1.0, 2), (0.5, 1), (0.0, 1)])
 def test_the_second_stage_shrinks_to_two_crops(
-    make_trainer, tiny_preset, monkeypatch, mixing, last
+    make_trainer, tiny_preset, monkeypatch, mix_until, last
 ):
     from uncol.training import loop
 
@@ -220,7 +222,7 @@ def test_the_second_stage_shrinks_to_two_crops(
         return finetune(student, adapters, labeled, unlabeled, mask, **named)
 
     monkeypatch.setattr(loop, "finetune", short)
-    trainer = make_trainer(preset=replace(tiny_preset(), batch=4, mixing=mixing), steps=(1, 2))
+    trainer = make_trainer(preset=tiny_preset(batch=4, mix_until=mix_until), steps=(1, 2))
     assert [step.number for step in trainer.run()] == [1, 2, 3]
     assert trainer.preset.batch == last
 
@@ -229,7 +231,7 @@ def test_without_unlabeled_scans_whole_crops_are_all_annotated_and_count_alike(
     make_trainer, fine_tuned
 ):
     trainer = make_trainer(steps=(1, 2), unlabeled=False)
-    trainer.preset = replace(trainer.preset, batch=4, mixing=False)
+    trainer.preset = replace(trainer.preset, batch=4, mix_until=0.0)
     list(trainer.run())
     assert fine_tuned == [(2, 2, None, 1.0)] * 2
 
@@ -247,7 +249,7 @@ def test_where_even_two_crops_are_too_much_the_remedy_is_told(make_trainer, monk
 
 def test_without_mixing_annotated_and_pseudo_labeled_crops_stay_whole(make_trainer):
     class Unmixed(Trainer):
-        parts = Parts(mixing=False)
+        parts = Parts(mix_until=0.0)
 
     trainer = make_trainer(kind=Unmixed)
     assert trainer._mask(2) is None
@@ -255,12 +257,14 @@ def test_without_mixing_annotated_and_pseudo_labeled_crops_stay_whole(make_train
 
 
 @pytest.mark.parametrize(
-    ("whole", "mode", "mixed"),
-    [(True, "intended", True), (False, "intended", False), (False, "release", True)],
+    ("mix_until", "mode", "mixed"),
+    [(1.0, "intended", True), (0.0, "intended", False), (0.0, "release", True)],
 )
-def test_small_parts_of_scans_are_not_mixed_unless_the_code_did(make_trainer, whole, mode, mixed):
+def test_small_parts_of_scans_are_not_mixed_unless_the_code_did(
+    make_trainer, mix_until, mode, mixed
+):
     trainer = make_trainer(mode=mode)
-    trainer.preset = replace(trainer.preset, mixing=whole)
+    trainer.preset = replace(trainer.preset, mix_until=mix_until)
     assert (trainer._mask(2) is not None) == mixed
     assert all(math.isfinite(v) for step in trainer.run() for v in step.losses.values())
 
@@ -269,13 +273,22 @@ def test_crops_that_are_not_mixed_are_all_annotated_and_pseudo_labels_count_late
     make_trainer, fine_tuned
 ):
     trainer = make_trainer(steps=(1, 4))
-    trainer.preset = replace(trainer.preset, batch=4, mixing=False)
+    trainer.preset = replace(trainer.preset, batch=4, mix_until=0.0)
     list(trainer.run())
     assert [made_of for *made_of, _ in fine_tuned] == [[4, 3, None]] * 4
     weights = [weight for *_, weight in fine_tuned]
     assert weights == sorted(weights)
     assert weights[0] < 0.01
     assert weights[-1] > 0.3
+
+
+def test_mixed_crops_give_way_to_whole_ones(make_trainer, fine_tuned):
+    trainer = make_trainer(steps=(1, 4))
+    trainer.preset = replace(trainer.preset, batch=4, mix_until=0.5)
+    assert trainer._mask(4) is not None  # as in the first stage
+    list(trainer.run())
+    made_of = [(*counts, mask is None) for *counts, mask, _ in fine_tuned]
+    assert made_of == [(2, 2, False)] * 2 + [(4, 3, True)] * 2
 
 
 def test_a_fixed_gate_does_not_open_with_time(make_trainer, monkeypatch):

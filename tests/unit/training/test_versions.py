@@ -97,13 +97,13 @@ def test_weights_of_another_size_are_refused(tmp_path) -> None:
 
 def test_a_version_of_before_drops_no_pieces_and_mixed_its_crops(tmp_path) -> None:
     store = ModelStore(tmp_path)
-    store.publish(student(1), manifest().model_copy(update={"single": ((1,),), "mixing": False}))
-    assert (store.manifest(1).single, store.manifest(1).mixing) == (((1,),), False)
+    store.publish(student(1), manifest().model_copy(update={"single": ((1,),), "mix_until": 0.5}))
+    assert (store.manifest(1).single, store.manifest(1).mix_until) == (((1,),), 0.5)
     path = tmp_path / "versions" / "1" / "manifest.json"
     told = json.loads(path.read_text())
-    del told["single"], told["mixing"]
+    del told["single"], told["mix_until"]
     path.write_text(json.dumps(told))
-    assert (store.manifest(1).single, store.manifest(1).mixing) == ((), True)
+    assert (store.manifest(1).single, store.manifest(1).mix_until) == ((), 1.0)
 
 
 def test_a_reader_never_meets_half_a_version(tmp_path) -> None:
