@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import trim_mean
 
 from uncol.data.cases import Pool
 from uncol.data.ledger import append_line
@@ -43,6 +44,7 @@ from uncol.uncertainty.calibration import Calibration
 
 BASELINE = "supervised"
 METRICS = ("dice", "hd95_mm", "asd_mm")
+TRIMMED = 0.05  # share of the steps at each end that the mean time of a step leaves out
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def _run(
     method = METHODS[name]
     start = time.monotonic()
     train, test = comparison.pool.parts(seed, test=comparison.test)
-    clock = _Clock()
+    clock = Clock()
     fitted = _fit(comparison, settings, method, train[: comparison.train], budget, seed, clock)
     seconds = time.monotonic() - start
     published = Published(fitted.student, fitted.manifest, Calibration(), settings.device)
@@ -190,7 +192,7 @@ def _run(
         "single": single,
         "served": served,
         "seconds": round(seconds, 1),
-        "step_seconds": clock.median(),
+        "step_seconds": clock.mean(),
         "planned_steps": [fitted.manifest.plan[k] for k in ("pretrain_steps", "finetune_steps")],
     }
 
@@ -258,7 +260,7 @@ def judge(pool: LabeledPool, published: Published, test: Sequence[str]) -> Point
     }
 
 
-class _Clock(Reporter):
+class Clock(Reporter):
     """Times the steps of stage 2, from the end of one to the end of the next."""
 
     def __init__(self) -> None:
@@ -272,9 +274,12 @@ class _Clock(Reporter):
             self._took.append(now - self._last)
         self._last = now
 
-    def median(self) -> float | None:
-        """Return the median of a step, which leaves out the few that prompt the generalist."""
-        return round(float(np.median(self._took)), 4) if self._took else None
+    def mean(self) -> float | None:
+        """Return the mean of a step without the few slowest and fastest.
+
+        The slowest prompt the generalist; a median would show one of mixed and whole steps.
+        """
+        return round(float(trim_mean(self._took, TRIMMED)), 4) if self._took else None
 
 
 def table(points: Sequence[Point], title: str, *, baseline: str = BASELINE) -> Table:

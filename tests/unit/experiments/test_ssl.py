@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 from rich.console import Console
 
 from uncol.errors import RequestError
+from uncol.experiments import ssl as module
 from uncol.experiments.pool import open_pool
 from uncol.experiments.ssl import Comparison, compare, table
+from uncol.training.loop import Step
 
 QUIET = Console(quiet=True)
 
@@ -213,6 +216,15 @@ def test_every_seed_must_leave_enough_to_train(comparison, tmp_path):
 def test_what_cannot_be_compared_is_refused(comparison, change, message):
     with pytest.raises(RequestError, match=message):
         compare(replace(comparison, **change), QUIET)
+
+
+def test_a_step_s_time_counts_cheap_and_dear_ones_but_not_the_few_that_prompt(monkeypatch):
+    took = [0.0, 9.0, *[1.0] * 19, *[3.0] * 19, 9.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=iter(np.cumsum(took)).__next__))
+    clock = module.Clock()
+    for number in range(len(took)):
+        clock.step(Step(2, number, {}, {}))
+    assert clock.mean() == pytest.approx(2.0, abs=0.1)
 
 
 def test_the_table_pairs_seeds_and_leaves_out_distances_of_empty_masks():
