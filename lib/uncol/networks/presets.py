@@ -28,7 +28,7 @@ class Preset:
         optimizer: `sgd` (the paper's) or `adamw` (converges in few steps).
         rate: first learning rate of the polynomial schedule.
         mix_until: share of stage 2 up to which crops are copy-pasted into each other, 0 for never.
-            Small presets end in whole crops, as scans are: few steps forget no pasted edges
+            Small presets, with few steps, end in whole crops, which is what they are asked for
             (docs/experiments.md). Crops must also hold enough of a scan: of a small part, what is
             pasted lands at places where no scan has it, and the student learns to find it anywhere.
     """

@@ -32,9 +32,9 @@ def mixes(preset: Preset, mode: Mode, parts: Parts, progress: float) -> bool:
     """Return whether crops of a step are copy-pasted into each other.
 
     Args:
-        preset: how long mixing suits it.
-        mode: the released code mixes always,
-        parts: and an ablation decides itself.
+        preset: says how long, unless
+        mode: mixes always, as the released code does, or
+        parts: say otherwise, as ablations do.
         progress: of stage 2, from 0 to below 1; 0 in stage 1.
     """
     until = parts.mix_until
