@@ -30,7 +30,6 @@ from uncol.training.fit import fit
 from uncol.training.published import Published, judge
 from uncol.training.settings import Reporter, RoundSettings
 from uncol.training.versions import ModelStore
-from uncol.uncertainty.calibration import Calibration
 
 BASELINE = "foreground_random"  # what nnActive found that hardly any strategy beats
 
@@ -158,7 +157,7 @@ class _Replay:
             fitted = fit(Pool(annotated, others, ()), self.settings, Reporter(), runs)
             fitted.checkpoint.remove()
             device = self.settings.device
-            published = Published(fitted.student, fitted.manifest, Calibration(), device)
+            published = Published(fitted.student, fitted.manifest, device)
             scores = {
                 file: score_of(file, published, published.segment(read_scan(pool.images / file)))
                 for file in unlabeled

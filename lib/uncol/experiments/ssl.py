@@ -40,7 +40,6 @@ from uncol.training.plan import Plan, make_plan
 from uncol.training.published import Published
 from uncol.training.settings import Reporter, RoundSettings
 from uncol.types import Array
-from uncol.uncertainty.calibration import Calibration
 
 BASELINE = "supervised"
 METRICS = ("dice", "hd95_mm", "asd_mm")
@@ -179,7 +178,7 @@ def _run(
     clock = Clock()
     fitted = _fit(comparison, settings, method, train[: comparison.train], budget, seed, clock)
     seconds = time.monotonic() - start
-    published = Published(fitted.student, fitted.manifest, Calibration(), settings.device)
+    published = Published(fitted.student, fitted.manifest, settings.device)
     network = judge(comparison.pool, published.with_pieces(()), test)
     single = fitted.manifest.single
     served = judge(comparison.pool, published, test) if single else network

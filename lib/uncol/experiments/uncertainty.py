@@ -40,7 +40,6 @@ from uncol.training.settings import Reporter, RoundSettings
 from uncol.training.versions import ModelStore
 from uncol.types import Array
 from uncol.uncertainty import validity
-from uncol.uncertainty.calibration import Calibration
 from uncol.uncertainty.quality import risk_coverage
 from uncol.uncertainty.validity import Counts, Measured
 
@@ -202,7 +201,7 @@ def _uncalibrated(pool: LabeledPool, test: Sequence[str], model_dir: Path) -> Ar
     return _student(
         pool,
         test,
-        Published(published.student, published.manifest, Calibration(), CPU),
+        Published(published.student, published.manifest, CPU),
     )
 
 

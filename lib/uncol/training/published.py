@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,14 +27,14 @@ class Published:
     Attributes:
         student: on `device`, in evaluation mode.
         manifest: how it was made.
-        calibration: how far its probabilities can be believed.
         device: where it computes.
+        calibration: how far its probabilities can be believed; neutral until they are calibrated.
     """
 
     student: Student
     manifest: Manifest
-    calibration: Calibration
     device: torch.device
+    calibration: Calibration = field(default_factory=Calibration)
 
     def with_pieces(self, structures: Structures) -> Published:
         """Return it with other single structures."""
@@ -84,4 +84,4 @@ def load_published(store: ModelStore, version: int, device: torch.device) -> Pub
     """
     student, manifest = store.load(version)
     calibration = read_calibration(store, version)
-    return Published(student.to(device), manifest, calibration, device)
+    return Published(student.to(device), manifest, device, calibration)

@@ -14,7 +14,6 @@ from uncol.training.published import Published, judge, load_published
 from uncol.training.settings import Reporter, RoundSettings
 from uncol.training.split import FrozenSplit
 from uncol.training.versions import ModelStore
-from uncol.uncertainty.calibration import Calibration
 
 LEAST_LABELED = 2
 
@@ -75,7 +74,7 @@ def train_round(cases: Sequence[Case], settings: RoundSettings, reporter: Report
     pool = FrozenSplit(store.folder).of(cases)
     fitted = fit(pool, settings, reporter, store.folder / "runs")
     reporter.phase("judging on held-out cases")
-    candidate = Published(fitted.student, fitted.manifest, Calibration(), settings.device)
+    candidate = Published(fitted.student, fitted.manifest, settings.device)
     dice, verdict = _judged(candidate, pool.held_out, store, settings)
     manifest = fitted.manifest.model_copy(
         update={"accuracy": accuracy(dice, source="held_out"), "gate": verdict}
