@@ -288,7 +288,8 @@ def _choose_sizes(grids: list[Grid], pool: Pool, settings: RoundSettings) -> _Si
             f"Preset {name} is for volumes, but the scans are single images. "
             "Start the server with --conf preset auto or small2d."
         )
-    return _Sizes(space, name, fit_preset(name, shape=shape, spacing_mm=space.spacing_mm))
+    preset = fit_preset(name, shape=shape, spacing_mm=space.spacing_mm, labels=len(settings.labels))
+    return _Sizes(space, name, preset)
 
 
 def _median_shape(grids: list[Grid], space: Space) -> Shape:
