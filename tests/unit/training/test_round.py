@@ -98,13 +98,6 @@ def test_predictions_of_what_may_be_several_keep_all_pieces(tmp_path, settings):
         assert store.manifest(number).single == (() if lesions else ((1,),))
 
 
-@pytest.mark.parametrize(("labels", "mix_until"), [({"a": 1}, 0.5), ({"a": 1, "b": 2}, 0.0)])
-def test_few_steps_mix_crops_of_one_label_alone(tmp_path, tiny_settings, labels, mix_until):
-    settings = tiny_settings(tmp_path / "model", labels=labels, step_scale=0.02)
-    train_round([a_case(tmp_path, n, annotated=n < 2) for n in range(3)], settings, Reporter())
-    assert ModelStore(settings.model_dir / "uncol").manifest(1).mix_until == mix_until
-
-
 def test_no_version_is_refused_for_keeping_all_pieces(tmp_path, settings, monkeypatch):
     judged = []
 
