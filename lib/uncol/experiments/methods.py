@@ -170,7 +170,6 @@ METHODS: dict[str, Method] = {
     "uncol_fixed_gate": _with("FixedGate", Parts(threshold=0.75)),
     "uncol_no_gate": _with("WithoutGate", Parts(threshold=1.0)),
     "uncol_no_mixing": _with("WithoutMixing", Parts(mix_until=0.0)),
-    "uncol_half_mixing": _with("MixedForHalf", Parts(mix_until=0.5)),
     "uncol_mixing": _with("MixedToTheEnd", Parts(mix_until=1.0)),
     "uncol_turned_views": _with("TurnedViews", Parts(upright=False)),
 }

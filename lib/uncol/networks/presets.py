@@ -29,7 +29,8 @@ class Preset:
         rate: first learning rate of the polynomial schedule.
         mix_until: share of stage 2 up to which crops are copy-pasted into each other, 0 for never.
             Small presets, with few steps, end in whole crops, which is what they are asked for
-            (docs/experiments.md).
+            (docs/experiments.md). Crops must also hold enough of a scan: of a small part, what is
+            pasted lands at places where no scan has it, and the student learns to find it anywhere.
     """
 
     spec: StudentSpec
@@ -98,10 +99,8 @@ def choose_preset(name: str, *, shape: Shape, gpu: bool) -> str:
     return f"{size}2d" if shape[2] == 1 else f"{size}3d"
 
 
-def fit_preset(
-    name: str, *, shape: Shape, spacing_mm: tuple[float, float, float], labels: int = 1
-) -> Preset:
-    """Fit a preset to a pool: strides to its voxel size, crop and mixing to its shape and labels.
+def fit_preset(name: str, *, shape: Shape, spacing_mm: tuple[float, float, float]) -> Preset:
+    """Fit a preset to a pool: strides to its voxel size, crop and mixing to its shape.
 
     A 3D axis is not halved while its voxels are twice as long as the shortest, or when fewer than
     8 voxels would be left, so that a stack of 10 thick slices still passes four levels.
@@ -110,7 +109,6 @@ def fit_preset(
         name: a key of `PRESETS`.
         shape: the pool's median working shape.
         spacing_mm: the working voxel size.
-        labels: how many there are.
     """
     preset = PRESETS[name]
     spec = preset.spec
@@ -118,20 +116,9 @@ def fit_preset(
         spec = replace(spec, strides=_fit_strides(len(spec.strides), shape, spacing_mm))
     flat = (shape[0], shape[1], 1) if spec.dims == 2 else shape
     crop = _fit_crop(flat, spec.patch, preset.voxels)
-    held = float(np.prod(np.minimum(np.array(crop) / flat, 1.0)))
-    mix_until = preset.mix_until if _mixing_suits(preset, held, labels) else 0.0
+    held = np.prod(np.minimum(np.array(crop) / flat, 1.0))
+    mix_until = preset.mix_until if held >= MIX_FROM else 0.0
     return replace(preset, spec=spec, crop=crop, mix_until=mix_until)
-
-
-def _mixing_suits(preset: Preset, held: float, labels: int) -> bool:
-    """Return whether pasted blocks teach more than they confuse (docs/experiments.md).
-
-    Of a small part of a scan, what is pasted lands at places where no scan has it, and the student
-    learns to find it anywhere. Where several labels meet, a block shows a border between them that
-    no scan has; a few hundred steps do not get over that, the papers' thousands do.
-    """
-    few_steps = preset.mix_until < 1
-    return held >= MIX_FROM and (labels == 1 or not few_steps)
 
 
 def _fit_crop(shape: Shape, patch: Shape, voxels: int) -> Shape:

@@ -288,8 +288,7 @@ def _choose_sizes(grids: list[Grid], pool: Pool, settings: RoundSettings) -> _Si
             f"Preset {name} is for volumes, but the scans are single images. "
             "Start the server with --conf preset auto or small2d."
         )
-    preset = fit_preset(name, shape=shape, spacing_mm=space.spacing_mm, labels=len(settings.labels))
-    return _Sizes(space, name, preset)
+    return _Sizes(space, name, fit_preset(name, shape=shape, spacing_mm=space.spacing_mm))
 
 
 def _median_shape(grids: list[Grid], space: Space) -> Shape:
