@@ -21,7 +21,7 @@ from uncol.method.stages import Knowledge
 from uncol.networks.teachers.protocol import Encoded, GeneralizedTeacher
 from uncol.networks.teachers.views import Letterbox, even_slices, plane_axes, slices_along
 from uncol.training.embeddings import EmbeddingCache
-from uncol.training.store import TrainingCase, annotated
+from uncol.training.store import TrainingCase
 from uncol.types import Array
 
 GIB = 2**30
@@ -165,9 +165,7 @@ class Generalist:
         Raises:
             ValueError: the case is not annotated.
         """
-        if case.label is None:
-            raise ValueError(f"case '{case.name}' is not annotated")
-        label, _ = annotated(torch.from_numpy(case.label[0]))
+        label = case.annotation()
         self.prompt(case, label, classes, None)
         return label
 
@@ -223,7 +221,7 @@ class Generalist:
             seen = self._seen[case.name]
             if case.label is None or seen.probs is None:
                 continue
-            label, _ = annotated(torch.from_numpy(case.label[0]))
+            label = case.annotation()
             for row, index in enumerate(seen.views.indices):
                 probs = seen.probs.movedim(1, -1) if self.axis is None else seen.probs[:, row]
                 masks = class_masks(self._region(label, index), classes)
@@ -238,6 +236,10 @@ class Generalist:
         worth = [Worth(float(own), float(box)) for own, box in dice.T]
         self.silent = frozenset(v for v, one in enumerate(worth, start=1) if not one.heeded)
         return worth
+
+    def has_a_say(self, classes: int) -> bool:
+        """Return whether it is heeded on any label."""
+        return len(self.silent) < classes - 1
 
     def describe(self, case: TrainingCase, count: int) -> Tensor:
         """Return where a case lies in the teacher's space: image features `(d,)`, pooled.

@@ -332,8 +332,10 @@ class Trainer:
         return self.generalist.probs(name, place, classes)
 
     def _prompt_generalist(self) -> None:
-        """Prompt the generalist with the specialist's masks of all unlabeled scans."""
+        """Prompt the generalist, if it has a say, with the specialist's masks of all scans."""
         if self.generalist is None or not self.parts.generalist:
+            return
+        if not self.generalist.has_a_say(self.state.student.classes):
             return
         teacher = self.state.teacher
         weights = {name: value.clone() for name, value in teacher.state_dict().items()}

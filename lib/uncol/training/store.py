@@ -50,6 +50,16 @@ class TrainingCase:
         """Return the whole image `(1, I, J, K)` in memory, float32."""
         return torch.from_numpy(np.array(self.image, dtype=np.float32))
 
+    def annotation(self) -> Tensor:
+        """Return the label `(I, J, K)` in memory as class indices, 0 where it is not annotated.
+
+        Raises:
+            ValueError: the case is not annotated.
+        """
+        if self.label is None:
+            raise ValueError(f"case '{self.name}' is not annotated")
+        return annotated(torch.from_numpy(np.array(self.label[0])))[0]
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Working shape."""

@@ -7,6 +7,7 @@ import torch
 
 from uncol.errors import TrainingError
 from uncol.experiments.methods import METHODS
+from uncol.inference.predict import predict
 from uncol.method.parts import Parts
 from uncol.training.loop import Trainer, trust_shares
 
@@ -95,6 +96,24 @@ def test_the_generalist_is_prompted_anew_only_now_and_then(
     monkeypatch.setattr(generalist, "prompt", lambda case, *_: asked.append(case.name))
     list(trainer.run())
     assert asked == ["u"] * 3  # before steps 0, 2 and 4 of stage 2
+
+
+def test_scans_are_not_segmented_for_a_generalist_that_is_heeded_on_no_label(
+    make_trainer, stub_teacher, make_generalist, monkeypatch
+):
+    generalist = make_generalist(stub_teacher(3))
+    trainer = make_trainer(labels=2, generalist=generalist, steps=(0, 1))
+    segmented = []
+    monkeypatch.setattr(
+        "uncol.training.loop.predict",
+        lambda *args, **kwargs: segmented.append(1) or predict(*args, **kwargs),
+    )
+    generalist.silent = frozenset({1})
+    trainer._prompt_generalist()
+    assert segmented == [1]
+    generalist.silent = frozenset({1, 2})
+    trainer._prompt_generalist()
+    assert segmented == [1]
 
 
 def test_the_rate_falls_to_nearly_nothing_in_each_stage(make_trainer, monkeypatch):

@@ -113,6 +113,12 @@ def test_a_full_disk_is_a_storage_error(store, files):
         store.load(files)
 
 
+def test_an_annotation_can_be_changed_without_changing_the_file(store, files):
+    annotation = store.load(files).annotation()
+    annotation[:] = 1
+    assert sorted(np.unique(store.load(files).label)) == [0, 1, 2]
+
+
 def test_voxels_nobody_annotated_are_background_that_does_not_count():
     label, known = annotated(torch.tensor([0, 2, IGNORE_VALUE]))
     assert label.tolist() == [0, 2, 0]
