@@ -332,7 +332,7 @@ class Trainer:
         return self.generalist.probs(name, place, classes)
 
     def _prompt_generalist(self) -> None:
-        """Prompt the generalist, if it has a say, with the specialist's masks of all scans."""
+        """Prompt the generalist, if heeded, with the specialist's masks of unlabeled scans."""
         if self.generalist is None or not self.parts.generalist:
             return
         if not self.generalist.has_a_say(self.state.student.classes):
