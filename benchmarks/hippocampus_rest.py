@@ -26,9 +26,9 @@ import numpy as np
 
 from uncol.data.scan import read_label
 from uncol.demo.server import running_server
-from uncol.tasks.client import MONAILabelClient
-from uncol.training.evaluate import dice_per_label
+from uncol.server.client import MONAILabelClient
 from uncol.training.plan import make_plan
+from uncol.versions.metrics import dice_per_label
 
 
 def main() -> None:

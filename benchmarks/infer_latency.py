@@ -24,8 +24,8 @@ from uncol.data.scan import Grid, Volume
 from uncol.inference.outputs import Recipe, segment
 from uncol.inference.predict import OVERLAP
 from uncol.networks.arithmetic import fast_arithmetic
-from uncol.networks.presets import fit_preset
 from uncol.networks.student import Student
+from uncol.training.presets import fit_preset
 from uncol.uncertainty.calibration import Calibration
 
 SHAPE = (128, 128, 64)

@@ -32,7 +32,7 @@ from uncol.data.scan import read_label
 from uncol.demo.pool import make_pool
 from uncol.demo.server import running_server
 from uncol.experiments.pool import open_pool
-from uncol.training.versions import ModelStore
+from uncol.versions.store import ModelStore
 
 CASES = 40
 PAUSE_S = 0.5  # of an annotator who is very fast indeed

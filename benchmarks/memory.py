@@ -27,9 +27,10 @@ import psutil
 import torch
 
 from uncol.data.cases import Case
+from uncol.round_settings import RoundSettings
+from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
-from uncol.training.settings import Reporter, RoundSettings
-from uncol.training.versions import ModelStore
+from uncol.versions.store import ModelStore
 
 SHAPE = (256, 256, 128)
 LABELED = 12

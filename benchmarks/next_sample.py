@@ -26,13 +26,14 @@ import nibabel as nib
 import numpy as np
 import requests
 
+from uncol.datastores.studies import UncolDatastore
 from uncol.demo.server import running_server
+from uncol.experiments.monai_label.epistemic import monai_label_strategy
 from uncol.selection.queue import Queue
 from uncol.selection.scores import LabelScore, Score, scores_of
-from uncol.tasks.datastore import UncolDatastore
-from uncol.tasks.epistemic import monai_label_strategy
+from uncol.storage.files import write_atomically
 from uncol.tasks.strategy import Leases, UncolStrategy
-from uncol.training.versions import ModelStore, write_atomically
+from uncol.versions.store import ModelStore
 
 LABELS = {"target": 1}
 CLIENTS = 20

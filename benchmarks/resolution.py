@@ -17,7 +17,7 @@ from pathlib import Path
 from uncol.data.frame import choose_space
 from uncol.data.scan import read_grid
 from uncol.experiments.pool import open_pool
-from uncol.networks.presets import PRESETS
+from uncol.training.presets import PRESETS
 from uncol.training.resolution import FACTORS, coarsen, grown, kept, look
 
 

@@ -11,16 +11,16 @@ import torch
 from hypothesis import settings
 from torch import nn
 
-from uncol.method.mode import MODES
-from uncol.networks.presets import PRESETS
-from uncol.networks.teachers.protocol import Encoded, Prompted
-from uncol.training.embeddings import EmbeddingCache
-from uncol.training.generalist import Generalist
+from uncol.data.prepared import TrainingCase
+from uncol.generalist.cache import EmbeddingCache
+from uncol.generalist.models.protocol import Encoded, Prompted
+from uncol.generalist.pool import Generalist
+from uncol.method.recipe import MODES
+from uncol.round_settings import RoundSettings
 from uncol.training.loop import Trainer
 from uncol.training.plan import Plan
+from uncol.training.presets import PRESETS
 from uncol.training.run import new_run
-from uncol.training.settings import RoundSettings
-from uncol.training.store import TrainingCase
 
 settings.register_profile("uncol", max_examples=20, deadline=None, derandomize=True)
 settings.load_profile("uncol")

@@ -1,19 +1,35 @@
 """Imports run one way: a module may import only its own layer and those below it."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 LIB = Path(__file__).parents[1] / "lib" / "uncol"
-BASE = {"__init__", "__version__", "errors", "settings", "types"}
-LAYERS = ["base", "data", "dicom", "networks", "uncertainty", "method", "inference", "training"]
-LAYERS += ["selection", "tasks", "demo", "experiments", "cli"]
+BASE = {"__init__", "__version__", "errors", "types", "round_settings"}
+LAYERS = (
+    {"base", "storage"},
+    {"data"},
+    {"dicom", "networks", "uncertainty"},
+    {"method", "inference"},
+    {"generalist", "versions", "datastores"},
+    {"training"},
+    {"calibration"},
+    {"selection"},
+    {"settings"},
+    {"tasks"},
+    {"server"},
+    {"demo"},
+    {"experiments"},
+    {"cli", "__main__"},
+)
+MAY_IMPORT_MONAI_LABEL = ("datastores", "tasks", "server", "experiments.monai_label")
 
 
 def rank(module: str) -> int:
-    """Return the layer of `uncol.<name>...`; a name not in LAYERS fails, so it gets placed."""
+    """Return the layer of `uncol.<name>...`; a name in none fails, so it gets placed."""
     name = module.split(".")[1]
-    name = "cli" if name == "__main__" else name
-    return LAYERS.index("base" if name in BASE else name)
+    name = "base" if name in BASE else name
+    return next(number for number, layer in enumerate(LAYERS) if name in layer)
 
 
 def imported(path: Path) -> list[str]:
@@ -24,16 +40,55 @@ def imported(path: Path) -> list[str]:
     return froms + [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
 
 
+def modules() -> dict[str, list[str]]:
+    """Return what each module imports, by dotted name."""
+    return {
+        ".".join(("uncol", *path.relative_to(LIB).with_suffix("").parts)): imported(path)
+        for path in LIB.rglob("*.py")
+    }
+
+
 def test_imports_only_reach_down() -> None:
-    wrong = []
-    for path in LIB.rglob("*.py"):
-        module = "uncol." + ".".join(path.relative_to(LIB).with_suffix("").parts)
-        for name in imported(path):
-            if name.startswith("uncol.") and rank(name) > rank(module):
-                wrong.append(f"{module} imports {name}")
-            if name.startswith("monailabel") and rank(module) != LAYERS.index("tasks"):
-                wrong.append(f"{module} imports {name}: only uncol.tasks may")
+    wrong = [
+        f"{module} imports {name}"
+        for module, names in modules().items()
+        for name in names
+        if name.startswith("uncol.") and rank(name) > rank(module)
+    ]
     assert wrong == []
+
+
+def test_only_some_packages_import_monai_label() -> None:
+    allowed = tuple(f"uncol.{name}." for name in MAY_IMPORT_MONAI_LABEL)
+    wrong = [
+        f"{module} imports {name}"
+        for module, names in modules().items()
+        for name in names
+        if name.split(".")[0] == "monailabel" and not module.startswith(allowed)
+    ]
+    assert wrong == []
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """Modules form no circle, packages of one layer neither."""
+    known = set(modules())
+    graph: dict[str, set[str]] = {}
+    for module, names in modules().items():
+        reached = {
+            n if n in known else n.rpartition(".")[0] for n in names if n.startswith("uncol")
+        }
+        graph[module] = reached - {module}
+    sorter = graphlib.TopologicalSorter(graph)
+    sorter.prepare()  # raises CycleError, which names the circle
+    packages: dict[str, set[str]] = {}
+    for module, reached in graph.items():
+        own = module.split(".")[1]
+        packages.setdefault(own, set()).update(
+            name.split(".")[1] for name in reached if "." in name
+        )
+    for own, reached in packages.items():
+        reached.discard(own)
+    graphlib.TopologicalSorter(packages).prepare()
 
 
 def test_the_app_folder_defines_nothing() -> None:

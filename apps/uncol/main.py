@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "lib"))
 
-from uncol.tasks.app import UncolApp
+from uncol.server.app import UncolApp
 
 __all__ = ["UncolApp"]

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from uncol.datastores.studies import UncolDatastore, cases_of
 from uncol.demo.run import run_demo
 from uncol.demo.serve import serve_pacs as run_serve_pacs
 from uncol.errors import UncolError
@@ -23,15 +24,14 @@ from uncol.experiments.simulate import Simulation
 from uncol.experiments.simulate import simulate as run_simulation
 from uncol.experiments.ssl import BASELINE, Comparison, compare
 from uncol.experiments.uncertainty import Setup, measure, write_report
-from uncol.networks.teachers import medsam, sam_med3d
+from uncol.generalist.models import medsam, sam_med3d
 from uncol.networks.weights import fetch
 from uncol.settings import Settings, parse_settings
-from uncol.tasks.datastore import UncolDatastore, cases_of
 from uncol.tasks.scoring import LogReporter
 from uncol.tasks.train import round_settings
-from uncol.training.report import list_versions, show_version
 from uncol.training.verify import verify
-from uncol.training.versions import ModelStore
+from uncol.versions.report import list_versions, show_version
+from uncol.versions.store import ModelStore
 
 app = typer.Typer(
     help="UnCoL for MONAI Label.", no_args_is_help=True, pretty_exceptions_enable=False

@@ -21,14 +21,15 @@ import pytest
 import torch
 
 from uncol.data.scan import read_label
+from uncol.datastores.studies import UncolDatastore, cases_of
+from uncol.round_settings import RoundSettings
 from uncol.selection.scores import scores_of
 from uncol.selection.survey import survey
-from uncol.tasks.datastore import UncolDatastore, cases_of
+from uncol.storage.files import file_digest
 from uncol.training import checkpoint
+from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
-from uncol.training.settings import Reporter, RoundSettings
-from uncol.training.store import file_digest
-from uncol.training.versions import ModelStore
+from uncol.versions.store import ModelStore
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 

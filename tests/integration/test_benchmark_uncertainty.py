@@ -13,8 +13,8 @@ from rich.console import Console
 from uncol.errors import RequestError
 from uncol.experiments.pool import open_pool
 from uncol.experiments.uncertainty import Setup, measure
+from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
-from uncol.training.settings import Reporter
 
 pytestmark = pytest.mark.slow
 

@@ -60,7 +60,7 @@ def test_upstream_segments_are_still_named_by_their_place() -> None:
 def test_ohif_in_the_wheel_still_needs_its_mends() -> None:
     from monailabel.endpoints import ohif
 
-    from uncol.tasks.ohif import OHIF_MENDS
+    from uncol.server.viewers.ohif import OHIF_MENDS
 
     bundles = (Path(ohif.__file__).parent / "static" / "ohif").glob("*.js")
     texts = [bundle.read_text(encoding="utf-8") for bundle in bundles]
@@ -73,7 +73,7 @@ def test_tokens_signed_by_a_realm_are_accepted() -> None:
     from cryptography.hazmat.primitives.asymmetric import rsa
     from monailabel.endpoints.user import auth
 
-    from uncol.tasks.mends import check_tokens
+    from uncol.server.install import check_tokens
 
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     token = jwt.encode({"preferred_username": "ada"}, key, algorithm="RS256")

@@ -12,11 +12,12 @@ import torch
 from uncol.data.cases import Case
 from uncol.data.scan import read_label, read_scan, write_volume
 from uncol.demo.pool import make_case
-from uncol.training.evaluate import dice
-from uncol.training.published import load_published
+from uncol.round_settings import RoundSettings
+from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
-from uncol.training.settings import Reporter, RoundSettings
-from uncol.training.versions import ModelStore
+from uncol.versions.loaded import load_published
+from uncol.versions.metrics import dice
+from uncol.versions.store import ModelStore
 
 pytestmark = pytest.mark.integration
 LABELS = {"cerebellum": 1}

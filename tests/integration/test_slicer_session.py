@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from uncol.data.labels import IGNORE_VALUE, REVIEWED_VALUE, annotated_part
 from uncol.data.scan import read_label, read_scan, write_volume
-from uncol.training.evaluate import dice_per_label
+from uncol.versions.metrics import dice_per_label
 
 pytestmark = pytest.mark.integration
 

@@ -16,9 +16,9 @@ import requests
 import torch
 
 from uncol.data.scan import read_label
+from uncol.datastores.history import History
 from uncol.demo.server import running_server
-from uncol.tasks.history import History
-from uncol.training.versions import ModelStore
+from uncol.versions.store import ModelStore
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from uncol.data.scan import read_label, read_scan
 from uncol.errors import UncolError
-from uncol.tasks.client import MONAILabelClient
-from uncol.training.evaluate import dice_per_label
+from uncol.server.client import MONAILabelClient
 from uncol.types import Array
+from uncol.versions.metrics import dice_per_label
 
 NIFTI = {"result_extension": ".nii.gz"}
 POLL_S = 1.0

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from uncol.data.ledger import Ledger, Record
 from uncol.dicom.odd import ODD
 from uncol.dicom.segmentation import is_own_result
 from uncol.dicom.web import Entry, Pacs
 from uncol.errors import PacsError
+from uncol.storage.ledger import Ledger, Record
 
 logger = logging.getLogger(__name__)
 

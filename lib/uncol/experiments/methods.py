@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uncol.data.masks import largest_component
 from uncol.method import schedules
 from uncol.method.fusion import PseudoLabel
 from uncol.method.losses import dice_ce
 from uncol.method.parts import Parts
-from uncol.method.prompts import largest_component
 from uncol.method.stages import Losses
 from uncol.networks.arithmetic import fast_arithmetic
 from uncol.training.batches import Drawn

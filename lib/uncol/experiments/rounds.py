@@ -16,20 +16,21 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from uncol.calibration.accuracy import shown_accuracy
 from uncol.data.cases import Case
-from uncol.data.ledger import append_line
 from uncol.data.scan import read_label, write_volume
 from uncol.errors import RequestError
+from uncol.experiments.monai_label.stock import StockTraining
 from uncol.experiments.pool import LabeledPool
-from uncol.tasks.stock import StockTraining
-from uncol.training.accuracy import shown_accuracy
-from uncol.training.evaluate import dice_per_label, mean_of
-from uncol.training.gate import PerCase
-from uncol.training.published import judge, load_published
+from uncol.round_settings import RoundSettings
+from uncol.storage.files import append_line
+from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
-from uncol.training.settings import Reporter, RoundSettings
-from uncol.training.versions import ModelStore
 from uncol.types import Array
+from uncol.versions.gate import PerCase
+from uncol.versions.loaded import judge, load_published
+from uncol.versions.metrics import dice_per_label, mean_of
+from uncol.versions.store import ModelStore
 
 WRONG_SHARE = 0.3
 

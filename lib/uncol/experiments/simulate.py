@@ -17,19 +17,20 @@ from rich.console import Console
 from rich.table import Table
 
 from uncol.data.cases import Pool
-from uncol.data.ledger import append_line
 from uncol.data.scan import read_scan
 from uncol.demo.bar import progress_bar
 from uncol.errors import RequestError
 from uncol.experiments.points import Point, dice_curve, drawn, gap_text, read_points
 from uncol.experiments.pool import LabeledPool
+from uncol.round_settings import RoundSettings
 from uncol.selection.scores import Score, embeddings_of
 from uncol.selection.strategies import STRATEGIES, Candidates
 from uncol.selection.survey import Found, embed, score_of
+from uncol.storage.files import append_line
 from uncol.training.fit import fit
-from uncol.training.published import Published, judge
-from uncol.training.settings import Reporter, RoundSettings
-from uncol.training.versions import ModelStore
+from uncol.training.reporter import Reporter
+from uncol.versions.loaded import Published, judge
+from uncol.versions.store import ModelStore
 
 BASELINE = "foreground_random"  # what nnActive found that hardly any strategy beats
 

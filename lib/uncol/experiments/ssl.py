@@ -26,20 +26,21 @@ from rich.table import Table
 from scipy.stats import trim_mean
 
 from uncol.data.cases import Pool
-from uncol.data.ledger import append_line
 from uncol.data.scan import read_label, read_scan
 from uncol.demo.bar import progress_bar
 from uncol.errors import RequestError
 from uncol.experiments.methods import METHODS, Method
 from uncol.experiments.points import Point, dice_curve, drawn, gap_text, read_points
 from uncol.experiments.pool import LabeledPool
-from uncol.training.evaluate import scores
+from uncol.round_settings import RoundSettings
+from uncol.storage.files import append_line
 from uncol.training.fit import Fitted, fit
 from uncol.training.loop import Step
 from uncol.training.plan import Plan, make_plan
-from uncol.training.published import Published
-from uncol.training.settings import Reporter, RoundSettings
+from uncol.training.reporter import Reporter
 from uncol.types import Array
+from uncol.versions.loaded import Published
+from uncol.versions.metrics import scores
 
 BASELINE = "supervised"
 METRICS = ("dice", "hd95_mm", "asd_mm")

@@ -26,22 +26,23 @@ from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
+from uncol.calibration.calibrate import calibrate
 from uncol.data.frame import make_frame
 from uncol.data.scan import read_label, read_scan
 from uncol.errors import RequestError
+from uncol.experiments.monai_label.epistemic import EpistemicByMonaiLabel
 from uncol.experiments.pool import LabeledPool
+from uncol.round_settings import RoundSettings
 from uncol.selection.survey import score_of
-from uncol.tasks.epistemic import EpistemicByMonaiLabel
-from uncol.training.calibrate import calibrate
-from uncol.training.evaluate import dice_per_label, mean_of
-from uncol.training.published import Published, load_published
+from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
-from uncol.training.settings import Reporter, RoundSettings
-from uncol.training.versions import ModelStore
 from uncol.types import Array
 from uncol.uncertainty import validity
 from uncol.uncertainty.quality import risk_coverage
 from uncol.uncertainty.validity import Counts, Measured
+from uncol.versions.loaded import Published, load_published
+from uncol.versions.metrics import dice_per_label, mean_of
+from uncol.versions.store import ModelStore
 
 NEAR_VOXELS = 5  # voxels from the predicted foreground within which voxels are judged
 CPU = torch.device("cpu")

@@ -12,10 +12,11 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from uncol.data.frame import Frame, Space
+from uncol.data.masks import extent
 from uncol.data.preprocess import prepare
 from uncol.data.scan import Grid, Volume
 from uncol.inference.pieces import Structures, keep_single_
-from uncol.inference.places import extent, find_places
+from uncol.inference.places import find_places
 from uncol.inference.predict import Shape, predict
 from uncol.types import Array
 from uncol.uncertainty.calibration import Calibration

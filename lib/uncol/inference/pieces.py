@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from uncol.data.labels import IGNORE_VALUE
-from uncol.inference.places import extent
-from uncol.method.prompts import largest_component
+from uncol.data.masks import extent, largest_component
 from uncol.types import Array
 
 FEWEST = 3  # annotated scans that must agree

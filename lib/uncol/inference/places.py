@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from uncol.data.scan import LPS_TO_RAS, Grid
+from uncol.data.masks import box_mm, extent
+from uncol.data.scan import Grid
 from uncol.types import Array
 
 MOST, FEWEST = 5, 3
@@ -81,15 +82,6 @@ def find_places(label: Array, error: Array, grid: Grid, labels: Mapping[str, int
     return places
 
 
-def box_mm(box: tuple[slice, ...], grid: Grid) -> tuple[list[float], list[float]]:
-    """Return centre and size in LPS mm of the axis-parallel box around a box of voxels."""
-    edges = [(part.start - 0.5, part.stop - 0.5) for part in box]
-    corners = np.array([[i, j, k, 1.0] for i in edges[0] for j in edges[1] for k in edges[2]])
-    lps = corners @ (LPS_TO_RAS @ grid.affine).T
-    low, high = lps[:, :3].min(axis=0), lps[:, :3].max(axis=0)
-    return ((low + high) / 2).tolist(), (high - low).tolist()
-
-
 def _place(
     center: Array, half: Array, label: Array, error: Array, labels: Mapping[str, int]
 ) -> Place:
@@ -115,16 +107,3 @@ def _half_box(label: Array, grid: Grid) -> Array:
     edge_mm = EDGE * float((np.array(sides) * spacing).max())
     half = np.maximum(1, np.rint(edge_mm / spacing / 2)).astype(int)
     return np.minimum(half, (np.array(label.shape) - 1) // 2)
-
-
-def extent(mask: Array, *, margin: int = 0) -> tuple[slice, ...] | None:
-    """Return the box around a mask, widened by a margin of voxels, or None if it is empty."""
-    if not mask.any():
-        return None
-    parts = []
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        hit = np.flatnonzero(mask.any(axis=others))
-        low, high = max(int(hit[0]) - margin, 0), int(hit[-1]) + 1 + margin
-        parts.append(slice(low, min(high, mask.shape[axis])))
-    return tuple(parts)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from uncol.data.ledger import Ledger
 from uncol.selection.scores import Embedding, Score, embeddings_of, scores_of
 from uncol.selection.strategies import STRATEGIES, Candidates, Choice
-from uncol.training.versions import ModelStore, write_json
+from uncol.storage.files import write_json
+from uncol.storage.ledger import Ledger
+from uncol.versions.store import ModelStore
 
 logger = logging.getLogger(__name__)
 

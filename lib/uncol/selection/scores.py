@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from uncol.data.ledger import Ledger, Record
-from uncol.training.versions import SCORED, ModelStore
+from uncol.storage.ledger import Ledger, Record
+from uncol.versions.store import SCORED, ModelStore
 
 
 class LabelScore(BaseModel):

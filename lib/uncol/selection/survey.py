@@ -6,11 +6,15 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from uncol.calibration.calibrate import calibrate
 from uncol.data.cases import Case
 from uncol.data.frame import Space, choose_space
+from uncol.data.prepared import CaseStore
 from uncol.data.scan import Grid, read_grid, read_scan, write_volume
 from uncol.errors import ScanError
+from uncol.generalist.open import open_generalist
 from uncol.inference.outputs import Segmentation
+from uncol.round_settings import RoundSettings
 from uncol.selection.scores import (
     MAPS,
     PRE_LABELS,
@@ -20,12 +24,9 @@ from uncol.selection.scores import (
     embeddings_of,
     scores_of,
 )
-from uncol.training.calibrate import calibrate
-from uncol.training.open_generalist import open_generalist
-from uncol.training.published import Published, load_published
-from uncol.training.settings import Reporter, RoundSettings
-from uncol.training.store import CaseStore
-from uncol.training.versions import ModelStore
+from uncol.training.reporter import Reporter
+from uncol.versions.loaded import Published, load_published
+from uncol.versions.store import ModelStore
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from typing import Any
 from fastapi import HTTPException
 from monailabel.utils.async_tasks.utils import tasks
 
+from uncol.storage.files import write_json
 from uncol.training.checkpoint import CHECKPOINT
-from uncol.training.versions import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -16,17 +16,17 @@ from monailabel.utils.others.generic import device_list
 from uncol.data.preprocess import normalize
 from uncol.data.scan import Volume, read_scan
 from uncol.errors import RequestError
-from uncol.inference.first_mask import Encode, first_mask, make_prompt
-from uncol.networks.teachers import load_teacher
-from uncol.networks.teachers.protocol import Encoded, GeneralizedTeacher
-from uncol.networks.teachers.views import Letterbox, plane_axes, slices_along
+from uncol.generalist.cache import EmbeddingCache
+from uncol.generalist.first_mask import Encode, first_mask, make_prompt
+from uncol.generalist.letterbox import Letterbox, plane_axes, slices_along
+from uncol.generalist.models import load_teacher
+from uncol.generalist.models.protocol import Encoded, GeneralizedTeacher
 from uncol.settings import Settings
+from uncol.storage.files import GIB
 from uncol.tasks.device import device_of
 from uncol.tasks.infer import as_uint8
 from uncol.tasks.priority import FOREGROUND, Turns
 from uncol.tasks.results import write_result
-from uncol.training.embeddings import EmbeddingCache
-from uncol.training.generalist import GIB
 
 
 class PromptTask(InferTask):  # type: ignore[misc]

@@ -12,14 +12,14 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 from uncol.data.labels import annotated_part
 from uncol.data.scan import read_label
+from uncol.datastores.studies import cases_of
 from uncol.errors import RequestError
 from uncol.selection.survey import survey
 from uncol.settings import Settings
-from uncol.tasks.datastore import cases_of
 from uncol.tasks.priority import make_way
 from uncol.tasks.train import round_settings
-from uncol.training.evaluate import dice_per_label, mean_of
-from uncol.training.settings import Reporter
+from uncol.training.reporter import Reporter
+from uncol.versions.metrics import dice_per_label, mean_of
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import torch
 
 from uncol.errors import RequestError
-from uncol.training.published import Published, load_published
-from uncol.training.versions import ModelStore
+from uncol.versions.loaded import Published, load_published
+from uncol.versions.store import ModelStore
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
+from uncol.datastores.studies import pool_of
 from uncol.errors import RequestError
 from uncol.selection.queue import Queue
 from uncol.selection.strategies import STRATEGIES, Choice
@@ -102,8 +103,3 @@ def strategies(queue: Queue) -> dict[str, Strategy]:
     made: dict[str, Strategy] = {name: UncolStrategy(name, queue, leases) for name in STRATEGIES}
     made["random"] = ViewerRandom(made["random"], made["uncol"])
     return made
-
-
-def pool_of(datastore: Datastore) -> tuple[set[str], set[str]]:
-    """Return the cases without and with a submitted label."""
-    return set(datastore.get_unlabeled_images()), set(datastore.get_labeled_images())

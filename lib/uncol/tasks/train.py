@@ -12,20 +12,20 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.utils import processes
 from monailabel.utils.others.generic import device_list
 
+from uncol.calibration.accuracy import shown_accuracy
+from uncol.calibration.calibrate import FEWEST_LABELED, read_doubts
 from uncol.data.cases import HELD_OUT_FROM
+from uncol.datastores.studies import cases_of
 from uncol.errors import RequestError, UncolError
+from uncol.round_settings import RoundSettings
 from uncol.settings import Settings
-from uncol.tasks.datastore import cases_of
 from uncol.tasks.device import device_of
 from uncol.tasks.pending import PendingTraining
 from uncol.tasks.priority import make_way
 from uncol.tasks.results import truth
-from uncol.training.accuracy import shown_accuracy
-from uncol.training.calibrate import FEWEST_LABELED, read_doubts
 from uncol.training.progress import ProgressFile, read_stats
 from uncol.training.round import check_pool, train_round
-from uncol.training.settings import RoundSettings
-from uncol.training.versions import ModelStore
+from uncol.versions.store import ModelStore
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from uncol.data.augment import CropMap, draw_crop, vary_intensity
+from uncol.data.annotation import annotated
+from uncol.data.crops import CropMap
 from uncol.data.labels import IGNORE_VALUE
+from uncol.data.prepared import TrainingCase
+from uncol.generalist.pool import Generalist
 from uncol.method.stages import Crops, Knowledge
-from uncol.training.generalist import Generalist
-from uncol.training.store import TrainingCase, annotated
+from uncol.training.augment import draw_crop, vary_intensity
 
 FOREGROUND_SHARE = 2 / 3  # of annotated crops are centred on a labeled voxel
 Shape = tuple[int, int, int]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from uncol.method import schedules
-from uncol.method.mode import Mode
 from uncol.method.parts import Parts
+from uncol.method.recipe import Mode
 from uncol.method.stages import PSEUDO_WEIGHT
-from uncol.networks.presets import Preset
+from uncol.training.presets import Preset
 
 WHOLE = 0.75  # pseudo-labeled crops for an annotated one where crops are not mixed
 

@@ -12,25 +12,28 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from uncol.data.annotation import read_annotation
 from uncol.data.cases import Case, Pool
 from uncol.data.frame import Space, choose_space, make_frame
+from uncol.data.prepared import CaseStore, TrainingCase
 from uncol.data.scan import Grid, read_grid
 from uncol.errors import LabelError, ScanError, TrainingError
+from uncol.generalist.open import open_generalist
+from uncol.generalist.pool import Generalist
 from uncol.inference.pieces import Structures, single_structures, structure_names
-from uncol.method.mode import MODES
-from uncol.networks.presets import PRESETS, Preset, Shape, choose_preset, fit_preset
+from uncol.method.recipe import MODES
 from uncol.networks.student import Student
+from uncol.round_settings import RoundSettings
+from uncol.storage.files import GIB, file_digest
+from uncol.storage.trim import trim
 from uncol.training.checkpoint import CHECKPOINT, Checkpoint
-from uncol.training.generalist import GIB, Generalist
 from uncol.training.loop import Trainer
-from uncol.training.open_generalist import open_generalist
 from uncol.training.plan import Plan, make_plan
+from uncol.training.presets import PRESETS, Preset, Shape, choose_preset, fit_preset
+from uncol.training.reporter import Reporter
 from uncol.training.resolution import coarsen
 from uncol.training.run import new_run
-from uncol.training.settings import Reporter, RoundSettings
-from uncol.training.store import CaseStore, TrainingCase, file_digest, read_annotation
-from uncol.training.trim import trim
-from uncol.training.versions import Manifest, spec_to
+from uncol.versions.manifest import Manifest, spec_to
 
 PACKAGES = ("torch", "monai", "monailabel", "numpy", "uncol")
 

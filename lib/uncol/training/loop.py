@@ -11,14 +11,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from uncol.data.augment import CropMap
+from uncol.data.crops import CropMap
+from uncol.data.prepared import TrainingCase
 from uncol.errors import TrainingError
+from uncol.generalist.pool import Generalist
 from uncol.inference.predict import predict
 from uncol.method import schedules
 from uncol.method.fusion import PseudoLabel, fuse, generalist_probs
 from uncol.method.mixing import copy_paste_mask
-from uncol.method.mode import Mode
 from uncol.method.parts import EVERYTHING, Parts
+from uncol.method.recipe import Mode
 from uncol.method.stages import (
     Crops,
     Knowledge,
@@ -29,13 +31,11 @@ from uncol.method.stages import (
 )
 from uncol.networks.arithmetic import fast_arithmetic
 from uncol.networks.ema import update_teacher
-from uncol.networks.presets import Preset
 from uncol.training.batches import CropSource, Drawn
 from uncol.training.composition import compose, mixes, smallest_batch
-from uncol.training.generalist import Generalist
 from uncol.training.plan import Plan
+from uncol.training.presets import Preset
 from uncol.training.run import Run
-from uncol.training.store import TrainingCase
 from uncol.uncertainty.maps import entropy
 
 logger = logging.getLogger(__name__)

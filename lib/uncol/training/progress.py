@@ -11,11 +11,11 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from uncol.storage.files import write_json
 from uncol.training.loop import Step
 from uncol.training.plan import Plan
+from uncol.training.reporter import Reporter
 from uncol.training.round import Outcome
-from uncol.training.settings import Reporter
-from uncol.training.versions import write_json
 
 logger = logging.getLogger(__name__)
 

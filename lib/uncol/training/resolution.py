@@ -14,15 +14,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from uncol.data.annotation import read_annotation
 from uncol.data.cases import Case
 from uncol.data.frame import Space, as_tensor, make_frame, zoom
 from uncol.data.labels import IGNORE_VALUE
+from uncol.data.masks import extent
 from uncol.data.scan import read_grid
 from uncol.errors import LabelError, ScanError
-from uncol.inference.places import extent
-from uncol.training.evaluate import dice_per_label
-from uncol.training.store import read_annotation
 from uncol.types import Array
+from uncol.versions.metrics import dice_per_label
 
 FACTORS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)  # few, so that rounds agree on one
 SURROUNDINGS = 1.25  # side of a crop over that of what it holds

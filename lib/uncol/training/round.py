@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 from uncol.data.cases import HELD_OUT_FROM, Case
 from uncol.errors import TrainingError, WeightsError
-from uncol.method.mode import MODES
+from uncol.method.recipe import MODES
+from uncol.round_settings import RoundSettings
 from uncol.training.fit import fit
-from uncol.training.gate import Verdict, accuracy, compare
-from uncol.training.published import Published, judge, load_published
-from uncol.training.settings import Reporter, RoundSettings
-from uncol.training.split import FrozenSplit
-from uncol.training.versions import ModelStore
+from uncol.training.reporter import Reporter
+from uncol.versions.gate import accuracy, compare
+from uncol.versions.loaded import Published, judge, load_published
+from uncol.versions.manifest import Verdict
+from uncol.versions.split import FrozenSplit
+from uncol.versions.store import ModelStore
 
 LEAST_LABELED = 2
 

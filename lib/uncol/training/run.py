@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from uncol.generalist.pool import Generalist
 from uncol.method.distill import Adapters
 from uncol.networks.ema import make_teacher
-from uncol.networks.presets import Preset
 from uncol.networks.student import Student
-from uncol.training.generalist import Generalist
+from uncol.training.presets import Preset
 
 
 @dataclass

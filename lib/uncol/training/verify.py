@@ -11,13 +11,15 @@ import torch
 
 from uncol.data.cases import Case, Pool
 from uncol.errors import RequestError
-from uncol.method.mode import MODES
-from uncol.training.evaluate import mean_of
+from uncol.method.recipe import MODES
+from uncol.round_settings import RoundSettings
+from uncol.storage.files import file_digest
 from uncol.training.fit import fit, package_versions
-from uncol.training.published import judge, load_published
-from uncol.training.settings import Reporter, RoundSettings
-from uncol.training.store import file_digest
-from uncol.training.versions import Manifest, ModelStore
+from uncol.training.reporter import Reporter
+from uncol.versions.loaded import judge, load_published
+from uncol.versions.manifest import Manifest
+from uncol.versions.metrics import mean_of
+from uncol.versions.store import ModelStore
 
 SAME_DICE = 1e-3  # other hardware and thread counts round differently
 

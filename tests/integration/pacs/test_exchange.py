@@ -21,7 +21,7 @@ from uncol.data.scan import read_label, read_scan, write_volume
 from uncol.demo.server import running_server
 from uncol.dicom.parametric_map import read_map
 from uncol.dicom.segmentation import LABEL, Source, read_segmentation, write_segmentation
-from uncol.training.evaluate import dice_per_label
+from uncol.versions.metrics import dice_per_label
 
 pytestmark = [pytest.mark.integration]
 

@@ -14,13 +14,13 @@ import pytest
 import requests
 
 from uncol.data.scan import Grid, read_label, write_volume
+from uncol.datastores.connect import connect
+from uncol.datastores.pacs import FINAL, PacsDatastore
 from uncol.demo.orthanc import missing, running_orthanc, upload
 from uncol.demo.series import write_series
 from uncol.demo.server import free_port
 from uncol.dicom.segmentation import LABEL, Source, write_segmentation
 from uncol.dicom.series import Series, read_series
-from uncol.tasks.connect import connect
-from uncol.tasks.pacs import FINAL, PacsDatastore
 
 pytestmark = [pytest.mark.integration]
 

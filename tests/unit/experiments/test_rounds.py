@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from uncol.experiments.rounds import Round, fall, spoil, table
-from uncol.training.evaluate import dice_per_label
+from uncol.versions.metrics import dice_per_label
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -13,9 +13,9 @@ from uncol.data.frame import Space, choose_space
 from uncol.data.scan import Grid, Volume, read_label, read_scan, write_volume
 from uncol.inference.outputs import LabelFound, Recipe, _around, bands, overlay, segment, summary
 from uncol.networks.student import StudentOutput
-from uncol.training.evaluate import dice
 from uncol.uncertainty.calibration import Band, Calibration
 from uncol.uncertainty.quality import fit_quality
+from uncol.versions.metrics import dice
 
 LABELS = {"body": 1, "core": 2}
 CPU = torch.device("cpu")

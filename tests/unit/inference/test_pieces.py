@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uncol.data.labels import IGNORE_VALUE
+from uncol.data.masks import largest_component
 from uncol.inference.pieces import FEWEST, keep_single_, single_structures
-from uncol.method.prompts import largest_component
 from uncol.uncertainty.maps import entropy, most_probable
 
 HEART = {"rv": 1, "lv": 2}

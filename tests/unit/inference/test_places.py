@@ -4,8 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uncol.data.masks import extent
 from uncol.data.scan import LPS_TO_RAS, Grid
-from uncol.inference.places import FEWEST, MOST, extent, find_places
+from uncol.inference.places import FEWEST, MOST, find_places
 
 LABELS = {"a": 1, "b": 2}
 GRID = Grid((40, 36, 24), np.diag([1.0, 1.0, 2.0, 1.0]))

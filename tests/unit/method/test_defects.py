@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 import torch
 
-from uncol.data.augment import CropMap
 from uncol.data.cases import Case, decide
-from uncol.inference.prompting import CLICKS, prompt_view
+from uncol.data.crops import CropMap
+from uncol.generalist.letterbox import Letterbox
+from uncol.generalist.models.protocol import Prompted
+from uncol.generalist.prompting import CLICKS, prompt_view
+from uncol.generalist.prompts import certain_clicks
 from uncol.method import losses, schedules
 from uncol.method.fusion import fuse, generalist_probs
 from uncol.method.mixing import copy_paste_mask, mix
-from uncol.method.mode import MODES
-from uncol.method.prompts import certain_clicks
-from uncol.networks.presets import PRESETS
-from uncol.networks.teachers.protocol import Prompted
-from uncol.networks.teachers.views import Letterbox
-from uncol.training import evaluate
+from uncol.method.recipe import MODES
+from uncol.training.presets import PRESETS
+from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
-from uncol.training.settings import Reporter
-from uncol.training.versions import ModelStore
 from uncol.uncertainty.maps import entropy
+from uncol.versions import metrics as evaluate
+from uncol.versions.store import ModelStore
 
 BOTH = pytest.mark.parametrize("mode", ["intended", "release"])
 

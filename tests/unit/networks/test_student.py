@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from uncol.networks.presets import PRESETS
 from uncol.networks.student import CrossAttention, Student, StudentOutput, parameter_count
+from uncol.training.presets import PRESETS
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from uncol.selection import queue as module
 from uncol.selection.queue import Queue
 from uncol.selection.scores import Embedding, LabelScore, Score, embeddings_of, scores_of
 from uncol.selection.strategies import STRATEGIES
+from uncol.storage.files import write_atomically
 from uncol.tasks.strategy import Leases
-from uncol.training.versions import ModelStore, write_atomically
+from uncol.versions.store import ModelStore
 
 CASES = frozenset(f"case{number}" for number in range(8))
 

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uncol.method.mode import MODES
 from uncol.method.parts import EVERYTHING, Parts
+from uncol.method.recipe import MODES
 from uncol.method.stages import PSEUDO_WEIGHT
-from uncol.networks.presets import PRESETS
 from uncol.training.composition import Composition, compose, mixes
+from uncol.training.presets import PRESETS
 
 SMALL, PAPER = PRESETS["small3d"], PRESETS["paper3d"]
 

@@ -4,15 +4,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from uncol.calibration.accuracy import shown_accuracy
+from uncol.calibration.evidence import Evidence
 from uncol.data.cases import Case, decide
 from uncol.data.scan import read_scan
-from uncol.training.accuracy import shown_accuracy
-from uncol.training.evaluate import dice_per_label
-from uncol.training.evidence import Evidence
-from uncol.training.published import judge, load_published
+from uncol.storage.files import write_json
+from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
-from uncol.training.settings import Reporter
-from uncol.training.versions import ModelStore, write_json
+from uncol.versions.loaded import judge, load_published
+from uncol.versions.metrics import dice_per_label
+from uncol.versions.store import ModelStore
 
 SHAPE = (24, 24, 16)
 

@@ -5,10 +5,10 @@ import pytest
 from uncol.data.cases import Case
 from uncol.errors import RequestError
 from uncol.training.fit import package_versions
+from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
-from uncol.training.settings import Reporter
 from uncol.training.verify import verify
-from uncol.training.versions import ModelStore
+from uncol.versions.store import ModelStore
 
 SHAPE = (24, 24, 16)
 

@@ -1,0 +1,250 @@
+"""Calibrate a published version on annotated cases that did not train what judges them.
+
+With enough held-out cases the published student itself is judged on them. Before that, every
+label is needed for training, so students of the same kind are trained on three quarters of the
+labels each and judged on the rest (cross-fitting). How often they err near the foreground stands
+for the published student, which saw a third more labels; how sure it may be of itself follows from
+that and from its own predictions on unlabeled cases.
+
+model_dir/uncol/scores/<version>/calibration.json, doubts.json    beside what evidence.py keeps
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from uncol.calibration.evidence import Evidence, Judge, read_voxels
+from uncol.calibration.label_check import Doubt
+from uncol.data.cases import Case
+from uncol.data.prepared import TrainingCase
+from uncol.method.recipe import MODES
+from uncol.networks.student import Student
+from uncol.round_settings import RoundSettings
+from uncol.storage.files import write_atomically, write_json
+from uncol.training.loop import Trainer
+from uncol.training.plan import Plan
+from uncol.training.presets import PRESETS, Preset
+from uncol.training.reporter import Reporter
+from uncol.training.run import new_run
+from uncol.types import Array
+from uncol.uncertainty.calibration import (
+    Calibration,
+    Voxels,
+    blend,
+    entropy_of,
+    error_curve,
+    error_rates,
+    find_bands,
+    join,
+    match_temperatures,
+    tempered,
+)
+from uncol.uncertainty.quality import fit_quality
+from uncol.versions.loaded import read_calibration
+from uncol.versions.manifest import spec_from
+from uncol.versions.store import ModelStore
+
+FOLDS = 4
+FEWEST_LABELED = 4  # for cross-fitting; with fewer, a fold's student would learn from one or two
+FEWEST_HELD_OUT = 4
+OWN_CASES = 20  # unlabeled cases that show how sure the published student is
+
+
+def read_doubts(store: ModelStore, version: int) -> list[Doubt]:
+    """Return the submitted labels in doubt, worst first; empty before calibration."""
+    try:
+        entries = json.loads((store.sidecars(version) / "doubts.json").read_text())
+    except FileNotFoundError:
+        return []
+    return [Doubt.model_validate(entry) for entry in entries]
+
+
+def calibrate(
+    cases: Sequence[Case], version: int, settings: RoundSettings, reporter: Reporter
+) -> Calibration:
+    """Calibrate a version, or return what was found before. A killed run goes on where it was.
+
+    Args:
+        cases: the pool; those annotated cases count that the version knows.
+        version: a published version.
+        settings: as for training.
+        reporter: hears of the phases.
+
+    Raises:
+        WeightsError: the version or the generalized teacher cannot be loaded.
+        StorageError: something could not be written.
+    """
+    store = ModelStore(settings.model_dir / "uncol")
+    folder = store.sidecars(version)
+    if (folder / "calibration.json").exists():
+        return read_calibration(store, version)
+    student, manifest = store.load(version)
+    known = [case for case in cases if case.label is not None]
+    held_out = [case for case in known if case.name in manifest.cases["held_out"]]
+    trained = [case for case in known if case.name in manifest.cases["labeled"]]
+    judge = Judge(manifest, settings, folder, reporter)
+    if len(held_out) >= FEWEST_HELD_OUT:
+        source, loaded = "held_out", judge.load(held_out + trained)
+        judge.look(loaded, student.to(settings.device))
+        own = None
+    elif len(trained) >= FEWEST_LABELED:
+        source, held_out = "cross_fit", trained
+        loaded = judge.load(trained)
+        _cross_fit(judge, loaded)
+        own = _look_at_own(judge, [c for c in cases if c.label is None], loaded, student)
+    else:
+        source, held_out, own = "none", [], None
+    names = {case.name for case in held_out}
+    evidence = judge.evidence.read()
+    found = {name: one for name, one in evidence.items() if name in names}
+    calibration = fit(found, folder, manifest.labels, own=own, source=source)
+    doubts = [one.doubt for one in evidence.values() if one.doubt is not None]
+    doubts.sort(key=lambda doubt: -doubt.share)
+    write_json(folder / "doubts.json", [doubt.model_dump() for doubt in doubts])
+    write_atomically(folder / "calibration.json", calibration.model_dump_json())
+    return calibration
+
+
+@dataclass(frozen=True)
+class Own:
+    """How the published student predicts, where others stood for it in the evidence.
+
+    Attributes:
+        probs: `(n, C)` of voxels near the predicted foreground of unlabeled cases.
+        confidence: Soft Dice Confidence a label, a value an unlabeled case.
+        learned: voxels of the cases it learned from.
+        learned_confidence: its confidence on those.
+        learned_dice: its Dice on those.
+    """
+
+    probs: Array
+    confidence: dict[str, list[float]]
+    learned: Voxels
+    learned_confidence: dict[str, list[float]]
+    learned_dice: dict[str, list[float]]
+
+
+def fit(
+    evidence: Mapping[str, Evidence],
+    folder: Path,
+    labels: Mapping[str, int],
+    *,
+    own: Own | None,
+    source: str,
+) -> Calibration:
+    """Fit temperatures, error curve, bands and quality.
+
+    Args:
+        evidence: what annotated cases showed.
+        folder: where their voxels lie.
+        labels: name to value.
+        own: how the published student predicts, if others stood for it in the evidence.
+        source: see `Calibration`.
+    """
+    rows = [evidence[name] for name in sorted(evidence)]
+    parts = [read_voxels(folder, row.case) for row in rows]
+    if not any(len(part.truth) for part in parts):
+        return Calibration()
+    judged = join(parts)
+    confidence = {label: [_or_nan(row.confidence[label]) for row in rows] for label in labels}
+    dice = {label: [_or_nan(row.dice[label]) for row in rows] for label in labels}
+    if own is None:
+        source_probs, rates = judged.probs, error_rates(judged)
+        quality = fit_quality(confidence, dice, confidence)
+    else:
+        source_probs, rates = own.probs, blend(error_rates(judged), error_rates(own.learned))
+        learned = (own.learned_confidence, own.learned_dice)
+        quality = fit_quality(confidence, dice, own.confidence, learned)
+    temperatures = match_temperatures(source_probs, rates, cases=len(rows))
+    probs = tempered(source_probs, temperatures)
+    unsure, error = entropy_of(probs), 1 - probs.max(axis=1)
+    curve = error_curve(unsure, error)
+    high, medium = find_bands(curve, unsure, error)
+    return Calibration(
+        source=source,
+        cases=len(rows),
+        temperatures=temperatures,
+        curve=curve,
+        high=high,
+        medium=medium,
+        quality=quality,
+    )
+
+
+def _look_at_own(
+    judge: Judge, unlabeled: Sequence[Case], learned: Sequence[TrainingCase], student: Student
+) -> Own | None:
+    """Look at unlabeled and learned cases with the published student; None without a former."""
+    judge.reporter.phase("calibrating: comparing with the published student")
+    student = student.to(judge.settings.device)
+    some = sorted(unlabeled, key=lambda case: case.name)
+    some = some[:: max(1, len(some) // OWN_CASES)][:OWN_CASES]
+    seen = [judge.see(case, student) for case in judge.read(some)]
+    known = [judge.see(case, student) for case in learned]
+    if not any(len(one.voxels.truth) for one in seen) or not known:
+        return None
+    return Own(
+        probs=join([one.voxels for one in seen]).probs,
+        confidence=_by_label([one.confidence for one in seen]),
+        learned=join([one.voxels for one in known]),
+        learned_confidence=_by_label([one.confidence for one in known]),
+        learned_dice=_by_label([one.dice for one in known]),
+    )
+
+
+def _cross_fit(judge: Judge, cases: Sequence[TrainingCase]) -> None:
+    for number, (train, judged) in enumerate(folds(cases), start=1):
+        if all(case.name in judge.evidence.read() for case in judged):
+            continue
+        judge.reporter.phase(f"calibrating: student {number} of {FOLDS}, on {len(train)} labels")
+        judge.look(judged, _fold_student(judge, train, seed=judge.settings.seed + number))
+
+
+def folds(cases: Sequence[TrainingCase]) -> Iterator[tuple[list[TrainingCase], list[TrainingCase]]]:
+    """Yield what trains and what is judged, so that every case is judged once."""
+    ordered = sorted(cases, key=lambda case: case.key)  # by content, which favours no name
+    for fold in range(min(FOLDS, len(ordered))):
+        judged = ordered[fold::FOLDS]
+        yield [case for case in ordered if case not in judged], judged
+
+
+def _fold_student(judge: Judge, train: Sequence[TrainingCase], *, seed: int) -> Student:
+    """Train the published student's kind on some labels, in the second stage's way.
+
+    The first stage's heads learn four different losses, and their mean is far less sure than what
+    the second stage makes of it; so all steps go to the second.
+    """
+    manifest, device = judge.manifest, judge.settings.device
+    steps = max(1, (manifest.plan["pretrain_steps"] + manifest.plan["finetune_steps"]) // 2)
+    plan = Plan(0, steps, 1, 1, prompt_every=steps)
+    preset: Preset = replace(
+        PRESETS[manifest.preset],
+        spec=spec_from(manifest.spec),
+        crop=manifest.window,
+        mix_until=manifest.mix_until,
+    )
+    run = new_run(preset, len(manifest.labels) + 1, generalist=None, seed=seed, device=device)
+    trainer = Trainer(
+        run,
+        preset,
+        plan,
+        labeled=train,
+        unlabeled=[],
+        generalist=None,
+        mode=MODES[manifest.mode],
+        device=device,
+    )
+    for _ in trainer.run():
+        pass
+    return run.deployed(manifest.mode)
+
+
+def _by_label(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -1,0 +1,212 @@
+"""What annotated cases show about a student that did not learn from them.
+
+Kept case by case, so that a killed calibration goes on where it was:
+
+folder/evidence.jsonl    confidence, Dice and doubt, a line a case
+folder/<case>.npz        probabilities and truth of its voxels near the predicted foreground
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from uncol.calibration.label_check import Doubt, check_label
+from uncol.data.cases import Case
+from uncol.data.crops import CropMap
+from uncol.data.frame import make_frame
+from uncol.data.labels import IGNORE_VALUE
+from uncol.data.prepared import CaseStore, TrainingCase
+from uncol.data.scan import read_grid
+from uncol.errors import LabelError, ScanError
+from uncol.generalist.open import open_generalist
+from uncol.generalist.pool import Generalist
+from uncol.inference.pieces import keep_single_
+from uncol.inference.predict import predict
+from uncol.networks.student import Student
+from uncol.round_settings import RoundSettings
+from uncol.storage.ledger import Ledger, Record
+from uncol.training.reporter import Reporter
+from uncol.types import Array
+from uncol.uncertainty.calibration import Voxels
+from uncol.uncertainty.maps import NEAR, entropy, most_probable, near, soft_dice_confidence
+from uncol.versions.manifest import Manifest
+from uncol.versions.metrics import dice_per_label
+
+logger = logging.getLogger(__name__)
+
+MAX_VOXELS = 20_000  # a case's voxels that are kept
+LOOKED_SLICES = 6  # of each annotated case that the generalized teacher judges
+
+
+class Evidence(Record):
+    """What a case showed about a student that did not train on it.
+
+    Attributes:
+        confidence: Soft Dice Confidence a label; None where the student found none.
+        dice: true Dice a label; None where neither has it.
+        doubt: what the teachers hold against its label.
+    """
+
+    confidence: dict[str, float | None]
+    dice: dict[str, float | None]
+    doubt: Doubt | None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A student's prediction of a case and what it is worth.
+
+    Attributes:
+        probs: `(C, I, J, K)` in the working frame, stray pieces included: the label check asks
+            what the student says, not what is served.
+        found: `(I, J, K)`, their most probable class.
+        voxels: those near the predicted foreground, as served.
+        confidence: Soft Dice Confidence a label; NaN where none was found.
+        dice: true Dice a label; NaN where neither has it.
+    """
+
+    probs: Tensor
+    found: Tensor
+    voxels: Voxels
+    confidence: dict[str, float]
+    dice: dict[str, float]
+
+
+class Judge:
+    """Looks at annotated cases with a student and writes down what they show.
+
+    Attributes:
+        evidence: what was written down so far, by case.
+    """
+
+    def __init__(
+        self, manifest: Manifest, settings: RoundSettings, folder: Path, reporter: Reporter
+    ) -> None:
+        """Make one.
+
+        Args:
+            manifest: of the version that is calibrated; all students judged are of its kind.
+            settings: as for training.
+            folder: where evidence is kept.
+            reporter: hears of the phases.
+        """
+        self.manifest = manifest
+        self.settings = settings
+        self.folder = folder
+        self.evidence: Ledger[Evidence] = Ledger(folder / "evidence.jsonl", Evidence)
+        self.reporter = reporter
+        self._generalist: Generalist | None = None
+        self._paths: dict[str, Path] = {}
+        self._prepared = CaseStore(
+            settings.model_dir / "cache" / "prepared",
+            manifest.space,
+            modality=manifest.modality,
+            labels=manifest.labels,
+        )
+
+    def load(self, cases: Sequence[Case]) -> list[TrainingCase]:
+        """Prepare annotated cases; one whose files were damaged since is left out."""
+        self._paths.update({case.name: case.image for case in cases})
+        loaded = list(self.read(cases))
+        self.reporter.phase("calibrating: opening the generalized teacher")
+        self._generalist = open_generalist(loaded, self.settings)
+        if self._generalist is not None:
+            classes = len(self.manifest.labels) + 1
+            for case in loaded:
+                self._generalist.look(case, LOOKED_SLICES)
+                self._generalist.prompt_annotation(case, classes)
+            self._generalist.weigh(loaded, classes)
+        return loaded
+
+    def read(self, cases: Sequence[Case]) -> Iterator[TrainingCase]:
+        """Prepare cases in the order of their names; damaged ones are left out, and logged."""
+        for case in sorted(cases, key=lambda case: case.name):
+            try:
+                yield self._prepared.load(case)
+            except (LabelError, ScanError) as error:
+                logger.warning("Left out of calibration: %s", error)
+
+    def see(self, case: TrainingCase, student: Student) -> Seen:
+        """Predict a case; without annotation its truth and Dice mean nothing."""
+        device, labels = self.settings.device, self.manifest.labels
+        probs = predict(student, case.tensor(), self.manifest.window, device=device).probs
+        found = most_probable(probs)
+        served, kept = probs, found
+        if self.manifest.single:
+            served, kept = probs.clone(), found.clone()
+            keep_single_(served, kept, self.manifest.single)
+        truth = np.zeros(found.shape, dtype=np.uint8) if case.label is None else case.label[0]
+        sure = soft_dice_confidence(served, kept).tolist()
+        if (truth == IGNORE_VALUE).any():  # Dice of a part says nothing about the whole
+            sure = [float("nan")] * len(sure)
+        return Seen(
+            probs,
+            found,
+            _sample(served.numpy(), truth, near(kept > 0, NEAR).numpy()),
+            {name: sure[value - 1] for name, value in labels.items()},
+            dice_per_label(kept.numpy(), truth, labels),
+        )
+
+    def look(self, cases: Sequence[TrainingCase], student: Student) -> None:
+        """Judge a student on cases that have not been judged yet.
+
+        Raises:
+            LabelError: one is not annotated.
+            StorageError: something could not be written.
+        """
+        for case in cases:
+            if case.name not in self.evidence.read():
+                self._one(case, student)
+
+    def _one(self, case: TrainingCase, student: Student) -> None:
+        if case.label is None:
+            raise LabelError(f"Case '{case.name}' is not annotated.")
+        seen, labels = self.see(case, student), self.manifest.labels
+        self.folder.mkdir(parents=True, exist_ok=True)
+        probs = seen.voxels.probs.astype(np.float16)
+        np.savez(_voxel_file(self.folder, case.name), probs=probs, truth=seen.voxels.truth)
+        general = None
+        if self._generalist is not None:
+            unsure = entropy(seen.probs, dim=0)
+            self._generalist.prompt(case, seen.found.long(), len(labels) + 1, unsure)
+            general = self._generalist.probs(case.name, CropMap.whole(case.shape), len(labels) + 1)
+        frame = make_frame(read_grid(self._paths[case.name], case=case.name), self.manifest.space)
+        self.evidence.add(
+            Evidence(
+                case=case.name,
+                confidence={name: _or_none(value) for name, value in seen.confidence.items()},
+                dice={name: _or_none(value) for name, value in seen.dice.items()},
+                doubt=check_label(
+                    case.name, case.label[0], seen.probs, general, frame=frame, labels=labels
+                ),
+            )
+        )
+
+
+def read_voxels(folder: Path, case: str) -> Voxels:
+    """Return the voxels that were kept of a judged case."""
+    with np.load(_voxel_file(folder, case)) as held:
+        return Voxels(held["probs"].astype(np.float32), held["truth"])
+
+
+def _voxel_file(folder: Path, case: str) -> Path:
+    return folder / f"{case}.npz"
+
+
+def _sample(probs: Array, truth: Array, around: Array) -> Voxels:
+    chosen = np.flatnonzero(around & (truth != IGNORE_VALUE))
+    if len(chosen) > MAX_VOXELS:
+        chosen = np.random.default_rng(0).choice(chosen, MAX_VOXELS, replace=False)
+    return Voxels(
+        probs.reshape(len(probs), -1)[:, chosen].T, truth.ravel()[chosen].astype(np.int64)
+    )
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

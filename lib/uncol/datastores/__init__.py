@@ -1,0 +1,1 @@
+"""Where scans and labels live: a studies folder or a PACS."""

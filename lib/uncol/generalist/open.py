@@ -1,0 +1,98 @@
+"""Open the generalized teacher for a pool: its slice axis, and the labels it is heeded on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+
+from uncol.data.crops import CropMap
+from uncol.data.labels import IGNORE_VALUE
+from uncol.data.prepared import TrainingCase
+from uncol.generalist.cache import EmbeddingCache
+from uncol.generalist.models import load_teacher
+from uncol.generalist.models.protocol import GeneralizedTeacher
+from uncol.generalist.pool import Generalist
+from uncol.method.recipe import MODES
+from uncol.round_settings import RoundSettings
+from uncol.storage.files import GIB
+
+AXIS_TRIALS = 3  # annotated cases on which the slice axis is tried
+
+
+def open_generalist(labeled: Sequence[TrainingCase], settings: RoundSettings) -> Generalist | None:
+    """Load the generalized teacher of the settings and choose its slice axis; None for `none`.
+
+    Args:
+        labeled: annotated cases, on the first of which the axis is tried.
+        settings: name, weights, cache folder, mode, device and seed.
+
+    Raises:
+        WeightsError: it cannot be loaded.
+    """
+    teacher = load_teacher(
+        settings.teacher,
+        weights=settings.teacher_weights,
+        weights_dir=settings.model_dir / "weights",
+    )
+    if teacher is None:
+        return None
+    teacher.network.to(settings.device)
+    folder = settings.model_dir / "cache" / "embeddings"
+    cache = EmbeddingCache(folder, limit_bytes=settings.cache_gb * GIB)
+
+    def make(axis: int) -> Generalist:
+        return Generalist(
+            teacher,
+            cache,
+            axis=axis,
+            mode=MODES[settings.mode],
+            device=settings.device,
+            generator=np.random.default_rng(settings.seed),
+        )
+
+    return make(better_axis(teacher, labeled[:AXIS_TRIALS], make))
+
+
+def better_axis(
+    teacher: GeneralizedTeacher,
+    cases: Iterable[TrainingCase],
+    make: Callable[[int], Generalist],
+) -> int:
+    """Choose the slice axis on which the teacher agrees best with annotations.
+
+    Args:
+        teacher: a 2D teacher; a 3D one has no slice axis and gets 2.
+        cases: annotated cases to try on.
+        make: makes a generalist for an axis.
+    """
+    cases = list(cases)
+    if teacher.dims == 3:
+        return 2
+    if not cases:
+        return 2
+    spacing = np.array(cases[0].spacing_mm)
+    if spacing[2] >= 2 * spacing[:2].max() or cases[0].shape[2] == 1:
+        return 2
+    return max(range(3), key=lambda axis: _agreement(make(axis), cases))
+
+
+def _agreement(generalist: Generalist, cases: Iterable[TrainingCase]) -> float:
+    """Return the mean overlap of prompted probabilities and annotation on one view a case."""
+    scores = []
+    for case in cases:
+        if case.label is None:
+            continue
+        generalist.look(case, 1)
+        classes = int(case.label[0][case.label[0] != IGNORE_VALUE].max(initial=0)) + 1
+        label = generalist.prompt_annotation(case, classes)
+        probs, exists = generalist.probs(case.name, CropMap.whole(case.shape), classes)
+        found, truth = (
+            (probs > 0.5) & exists,
+            exists[None] & (label[None] == torch.arange(1, classes)[:, None, None, None]),
+        )
+        total = int(found.sum() + truth.sum())
+        if truth.any():
+            scores.append(2 * int((found & truth).sum()) / total)
+    return float(np.mean(scores)) if scores else 0.0

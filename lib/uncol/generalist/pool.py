@@ -1,0 +1,321 @@
+"""The generalized teacher on a pool: encode once, keep on disk, prompt as often as needed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from uncol.data.crops import CropMap
+from uncol.data.masks import filled_box
+from uncol.data.prepared import TrainingCase
+from uncol.generalist.cache import EmbeddingCache
+from uncol.generalist.letterbox import Letterbox, even_slices, plane_axes, slices_along
+from uncol.generalist.models.protocol import Encoded, GeneralizedTeacher
+from uncol.generalist.prompting import class_masks, prompt_view
+from uncol.generalist.seen import Seen, Views
+from uncol.method.recipe import Mode
+from uncol.method.stages import Knowledge
+from uncol.types import Array
+
+HIDDEN_GRID = 16  # teacher states are pooled to this many tokens a side
+REACH = 0.75  # a slice speaks for tokens up to this many token sizes away
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Worth:
+    """How well the teacher finds a label from a perfect box, beside the box itself.
+
+    Attributes:
+        dice: of its masks on annotated views; NaN where none has the label.
+        box: of the boxes, filled.
+    """
+
+    dice: float
+    box: float
+
+    @property
+    def heeded(self) -> bool:
+        """Whether it is better than nothing."""
+        return not self.dice < self.box
+
+
+class Generalist:
+    """Holds what a teacher knows of each case of a run, and samples it for crops."""
+
+    def __init__(
+        self,
+        teacher: GeneralizedTeacher,
+        cache: EmbeddingCache,
+        *,
+        axis: int,
+        mode: Mode,
+        device: torch.device,
+        generator: np.random.Generator,
+    ) -> None:
+        """Make one.
+
+        Args:
+            teacher: the frozen foundation model, on `device`.
+            cache: where embeddings are kept.
+            axis: slice axis for a 2D teacher.
+            mode: which released behaviours to reproduce.
+            device: where the teacher runs.
+            generator: source of randomness for clicks.
+        """
+        self.teacher = teacher
+        self.cache = cache
+        self.axis = None if teacher.dims == 3 else axis
+        self.mode = mode
+        self.device = device
+        self.generator = generator
+        self.silent: frozenset[int] = frozenset()  # values of labels it is not heeded on
+        self._seen: dict[str, Seen] = {}
+        self._feature_bytes = 0
+
+    def view_bytes(self, case: TrainingCase, count: int, classes: int) -> int:
+        """Return the bytes on disk of each of `count` views of a case: features and masks."""
+        if not self._feature_bytes:  # the same for all cases
+            views = self._views(case, count)
+            encoded = self._encoded(case, views, views.indices[0])
+            self._feature_bytes = 2 * sum(one.numel() for one in (encoded.image, *encoded.hidden))
+        voxels = math.prod(case.shape)
+        plane = voxels if self.axis is None else voxels // case.shape[self.axis]
+        return self._feature_bytes + 2 * (classes - 1) * plane
+
+    def look(self, case: TrainingCase, count: int) -> None:
+        """Encode up to `count` evenly spread views of a case, or fetch them from the cache."""
+        views = self._views(case, count)
+        encoded = [self._encoded(case, views, index) for index in views.indices]
+        hidden = tuple(
+            self._kept(views.stack(torch.stack([e.hidden[level][0] for e in encoded])).half())
+            for level in range(len(self.teacher.hidden_channels))
+        )
+        slices = case.shape[2 if self.axis is None else self.axis]
+        lookup = torch.full((slices,), -1)
+        rows = list(range(slices)) if self.axis is None else views.indices
+        lookup[rows] = torch.arange(len(rows))
+        self._seen[case.name] = Seen(views, hidden, None, None, lookup)
+
+    def prompt_annotation(self, case: TrainingCase, classes: int) -> Tensor:
+        """Prompt every view of an annotated case with its annotation.
+
+        Returns:
+            The annotation `(I, J, K)` as class indices.
+
+        Raises:
+            ValueError: the case is not annotated.
+        """
+        label = case.annotation()
+        self.prompt(case, label, classes, None)
+        return label
+
+    def prompt(
+        self, case: TrainingCase, mask: Tensor, classes: int, uncertainty: Tensor | None
+    ) -> None:
+        """Prompt every view of a case with a mask; keep probabilities, and tokens if annotated.
+
+        Args:
+            case: a case that was looked at.
+            mask: `(I, J, K)` class indices: annotation (stage 1) or specialist's mask (stage 2).
+            classes: number of classes, background included.
+            uncertainty: `(I, J, K)` of the specialist, or None for an annotation.
+        """
+        seen = self._seen[case.name]
+        probs, tokens = [], []
+        for index in seen.views.indices:
+            encoded = self._encoded(case, seen.views, index)
+            targets: list[Array | None] = list(class_masks(self._region(mask, index), classes))
+            if uncertainty is not None:  # annotations are prompted to learn what it is worth
+                for value in self.silent:
+                    targets[value - 1] = None
+            unsure = None if uncertainty is None else self._region(uncertainty, index)
+            answer = prompt_view(
+                self.teacher,
+                encoded.image.to(self.device).float(),
+                targets,
+                seen.views.box,
+                uncertainty=unsure,
+                mode=self.mode,
+                generator=self.generator,
+            )
+            probs.append(answer.probs.half().cpu())
+            tokens.append(_pool(answer.tokens[None])[0].half().cpu())
+        seen.probs = self._kept(self._rows(probs))
+        if uncertainty is None:  # the semantic path needs annotation; stage 2 has none
+            seen.semantic = self._kept(seen.views.stack(torch.stack(tokens)))
+
+    def weigh(self, cases: Sequence[TrainingCase], classes: int) -> list[Worth]:
+        """Compare its masks with annotations, and heed it no more on labels it is no help for.
+
+        LiteMedSAM takes a ring (myocardium) for the disc in it and does worse than the filled box.
+
+        Args:
+            cases: annotated cases, prompted with their annotation.
+            classes: number of classes, background included.
+
+        Returns:
+            What it is worth, a label each.
+        """
+        overlap, sizes = np.zeros((2, classes - 1)), np.zeros((2, classes - 1))
+        for case in cases:
+            seen = self._seen[case.name]
+            if case.label is None or seen.probs is None:
+                continue
+            label = case.annotation()
+            for row, index in enumerate(seen.views.indices):
+                probs = seen.probs.movedim(1, -1) if self.axis is None else seen.probs[:, row]
+                masks = class_masks(self._region(label, index), classes)
+                for value, truth in enumerate(masks):
+                    if not truth.any():  # it was not asked
+                        continue
+                    for one, found in enumerate((probs[value].numpy() > 0.5, filled_box(truth))):
+                        overlap[one, value] += (found & truth).sum()
+                        sizes[one, value] += found.sum() + truth.sum()
+        with np.errstate(invalid="ignore"):
+            dice = 2 * overlap / sizes
+        worth = [Worth(float(own), float(box)) for own, box in dice.T]
+        self.silent = frozenset(v for v, one in enumerate(worth, start=1) if not one.heeded)
+        return worth
+
+    def has_a_say(self, classes: int) -> bool:
+        """Return whether it is heeded on any label."""
+        return len(self.silent) < classes - 1
+
+    def describe(self, case: TrainingCase, count: int) -> Tensor:
+        """Return where a case lies in the teacher's space: image features `(d,)`, pooled.
+
+        Args:
+            case: any case.
+            count: views to pool over.
+        """
+        views = self._views(case, count)
+        images = [self._encoded(case, views, index).image.float() for index in views.indices]
+        return torch.stack([image.flatten(2).mean(dim=2)[0] for image in images]).mean(dim=0)
+
+    def knowledge(
+        self, case: TrainingCase, place: CropMap, tokens: Shape, *, semantic: bool
+    ) -> Knowledge:
+        """Sample a case's teacher features on a crop's token grid; batch of one."""
+        seen = self._seen[case.name]
+        points = place.places(tokens)  # (*tokens, 3)
+        hidden = tuple(_sample(level, points, seen.views.extent) for level in seen.hidden)
+        known = None
+        if semantic and seen.semantic is not None:
+            known = _sample(seen.semantic, points, seen.views.extent)
+        return Knowledge(hidden, known, _valid(points, place, seen)[None, None])
+
+    def probs(self, name: str, place: CropMap, classes: int) -> tuple[Tensor, Tensor]:
+        """Sample a case's mask probabilities on a crop's voxels, nearest.
+
+        With a label that it is not heeded on, what it calls background may be that label: then
+        only the masks of the other labels exist.
+
+        Returns:
+            `(C - 1, I, J, K)`, and where they exist `(I, J, K)` bool.
+        """
+        seen = self._seen.get(name)
+        if seen is None or seen.probs is None:
+            empty = torch.zeros(place.shape, dtype=torch.bool)
+            return torch.zeros(classes - 1, *place.shape), empty
+        voxels = place.places(place.shape).round().long()
+        size = torch.tensor(seen.views.size)
+        inside = ((voxels >= 0) & (voxels < size)).all(dim=-1)
+        voxels = voxels.clamp_min(0).minimum(size - 1)
+        axis = 2 if self.axis is None else self.axis
+        first, second = plane_axes(axis)
+        row = seen.lookup[voxels[..., axis]]
+        exists = inside & (row >= 0)
+        place_in = (row.clamp_min(0), voxels[..., first], voxels[..., second])
+        values = seen.probs[:, *place_in]
+        if self.silent:
+            exists = exists & (values > 0.5).any(dim=0)
+        return values.float() * exists, exists
+
+    def _rows(self, views: Sequence[Tensor]) -> Tensor:
+        """Stack maps of the views `(..., *region)` to `(..., n, p, q)`, slice axis first."""
+        if self.axis is None:
+            return views[0].movedim(-1, -3)
+        return torch.stack(list(views), dim=-3)
+
+    def _views(self, case: TrainingCase, count: int) -> Views:
+        if self.axis is None:
+            box = Letterbox(case.shape, case.spacing_mm, self.teacher.side)
+            return Views(None, [0], box, case.shape)
+        plane = plane_axes(self.axis)
+        box = Letterbox(
+            tuple(case.shape[a] for a in plane),
+            tuple(case.spacing_mm[a] for a in plane),
+            self.teacher.side,
+        )
+        return Views(self.axis, even_slices(case.shape[self.axis], count), box, case.shape)
+
+    def _kept(self, tensor: Tensor) -> Tensor:
+        """Return a tensor that lies in a file: memory holds of it what was used last.
+
+        The file has no name any more, so its space is free when the process ends, however it does.
+        """
+        with tempfile.NamedTemporaryFile(dir=self.cache.folder, prefix=".seen-") as file:
+            size = tensor.numel()
+            kept = torch.from_file(file.name, shared=True, size=size, dtype=tensor.dtype)
+        return kept.copy_(tensor.flatten()).view(tensor.shape)
+
+    def _region(self, volume: Tensor, index: int) -> Tensor:
+        return volume if self.axis is None else slices_along(volume, self.axis, [index])[0]
+
+    def _encoded(self, case: TrainingCase, views: Views, index: int) -> Encoded:
+        identity = (
+            f"{case.key} {self.axis} {index} {self.teacher.fingerprint} {self.mode.raw_hidden}"
+        )
+        key = hashlib.sha256(identity.encode()).hexdigest()[:32]
+
+        def compute() -> Encoded:
+            whole = case.image[0]  # on disk: one slice of it is all that is read
+            region = whole if self.axis is None else whole.take(index, axis=self.axis)
+            region = torch.from_numpy(np.array(region, dtype=np.float32))
+            view = views.box.shrink(region[None]).to(self.device)
+            encoded = self.teacher.encode(view)
+            states = encoded.hidden
+            if self.mode.raw_hidden:
+                states = self.teacher.encode(view, raw=True).hidden
+            return Encoded(encoded.image, tuple(_pool(state) for state in states))
+
+        return self.cache.get(key, compute)
+
+
+def _pool(state: Tensor) -> Tensor:
+    if state.shape[-1] <= HIDDEN_GRID:  # 3D teachers have 8 tokens a side
+        return state
+    return F.adaptive_avg_pool2d(state, HIDDEN_GRID)
+
+
+def _sample(volume: Tensor, points: Tensor, extent: Array) -> Tensor:
+    """Sample `(w, a, b, c)` that covers `extent` voxels at voxel places `(*tokens, 3)`."""
+    unit = (2 * points + 1) / torch.tensor(extent, dtype=torch.float32) - 1
+    return F.grid_sample(
+        volume[None].float(),
+        unit.flip(-1)[None],
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
+    )
+
+
+def _valid(points: Tensor, place: CropMap, seen: Seen) -> Tensor:
+    """Return `(*tokens)`: 1 where a token lies in the scan and near a view, else 0."""
+    size = torch.tensor(seen.views.size)
+    inside = ((points >= -0.5) & (points <= size - 0.5)).all(dim=-1)
+    axis = seen.views.axis
+    if axis is None:
+        return inside.float()
+    token = place.shape[axis] / points.shape[axis]
+    gaps = (points[..., axis, None] - torch.tensor(seen.views.indices)).abs().amin(dim=-1)
+    return (inside & (gaps <= max(REACH * token, 0.5))).float()

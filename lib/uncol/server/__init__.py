@@ -1,0 +1,1 @@
+"""MONAI Label's server with this app in it: mended, limited, and tending itself."""

@@ -1,0 +1,151 @@
+"""What the server does by itself while it runs: rank, take up maps, start scoring."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.utils.async_tasks.utils import processes
+
+from uncol.calibration.calibrate import read_doubts
+from uncol.data.scan import read_label, read_map
+from uncol.datastores.pacs import PacsDatastore
+from uncol.datastores.studies import pool_of
+from uncol.errors import PacsError, UncolError
+from uncol.selection.queue import Queue
+from uncol.selection.scores import MAPS, PRE_LABELS, Score, scores_of
+from uncol.selection.survey import missing
+from uncol.server.host import Host
+from uncol.settings import Settings
+from uncol.versions.store import ModelStore
+
+logger = logging.getLogger(__name__)
+
+MAP_TAG = "uncertainty"
+EVERY_S = 2.0
+FIRST_AFTER_S = 5.0  # a viewer that has just connected goes first
+
+
+class Caretaker:
+    """Keeps order, maps and scores up to date, so that no request waits for them.
+
+    Scoring runs in a child process, which writes side-car files only; this thread of the server
+    takes them up (DESIGN.md section 7: one writer).
+    """
+
+    def __init__(self, store: ModelStore, queue: Queue, settings: Settings, host: Host) -> None:
+        """Make one; it does nothing before `start`."""
+        self._store = store
+        self._queue = queue
+        self._settings = settings
+        self._host = host
+        self._tried: tuple[int | None, set[str]] | None = None
+        self._doubted: int | None = None
+
+    def start(self) -> None:
+        """Tend from now on, in a thread that ends with the server."""
+        threading.Thread(target=self._run, name="caretaker", daemon=True).start()
+
+    def tend(self) -> None:
+        """Do once what there is to do.
+
+        Raises:
+            UncolError: something could not be read or written; it is tried again next time.
+        """
+        waiting, labeled = pool_of(self._host.datastore())
+        self._queue.refresh(waiting=waiting, labeled=labeled)
+        self._take_up_maps(waiting | labeled)
+        self._tell_doubts()
+        self._score(waiting, labeled)
+
+    def _run(self) -> None:
+        time.sleep(FIRST_AFTER_S)
+        step = self._host.go_on_training  # once, then tend
+        while True:
+            try:
+                step()
+            except (UncolError, OSError) as error:
+                logger.warning("In the background: %s", error)
+            except Exception:  # a thread that dies in silence would stop all scoring
+                logger.exception("In the background")
+            step = self.tend
+            time.sleep(EVERY_S)
+
+    def _score(self, waiting: set[str], labeled: set[str]) -> None:
+        """Start scoring where something is missing and nothing else computes.
+
+        The same cases are tried once: what is left after that cannot be read.
+        """
+        if processes("train"):
+            self._tried = None  # it stopped a scoring that may not have come far
+        if processes("train") or processes("scoring"):
+            return
+        everyone = sorted(waiting | labeled)
+        left = missing(
+            self._store, self._settings.teacher, unlabeled=sorted(waiting), everyone=everyone
+        )
+        version = self._store.current()
+        if (
+            version is not None
+            and not (self._store.sidecars(version) / "calibration.json").exists()
+        ):
+            left.add("")  # the calibration itself
+        if left and self._tried != (version, left):
+            self._tried = (version, left)
+            logger.info("Scoring in the background: %s to do", len(left))
+            self._host.async_scoring("uncol")
+
+    def _take_up_maps(self, names: set[str]) -> None:
+        version = self._store.current()
+        if version is None:
+            return
+        scores = scores_of(self._store, version)
+        written = {path.name: path for path in (scores.path.parent / MAPS).glob("*.nii.gz")}
+        if not written:
+            return
+        store = self._host.datastore()
+        # written for each change, the index of 10,000 cases takes longer than scoring them; a PACS
+        # takes longer than that, and what it was given is written down at once
+        exchange = nullcontext() if isinstance(store, PacsDatastore) else store.index_written_once()
+        with exchange:
+            for score in scores.read().values():
+                path = written.get(score.map_file)
+                if path is not None and score.case in names:
+                    self._take_up(score, path, version)
+
+    def _take_up(self, score: Score, path: Path, version: int) -> None:
+        """Keep a case's label (tag `original`, which viewers load) and map, and publish them."""
+        store, labels = self._host.datastore(), self._settings.labels
+        told = {"model_version": version}  # no more: MONAI Label rewrites the index each time
+        label = path.parent.with_name(PRE_LABELS) / path.name
+        try:
+            if label.exists():
+                params = {"label_names": dict(labels), "uncol": told}
+                info = {"model": "uncol", "params": params}
+                store.save_label(score.case, str(label), DefaultLabelTag.ORIGINAL, info)
+            store.save_label(score.case, str(path), MAP_TAG, {"params": told})
+            if self._settings.pacs_results == "scored" and isinstance(store, PacsDatastore):
+                found = read_label(label, case=score.case).array
+                store.publish_result(score.case, found, read_map(path, case=score.case), version)
+        except PacsError as error:  # tried again in a moment
+            logger.warning("The results of case '%s' wait for the PACS: %s", score.case, error)
+            return
+        except UncolError as error:  # one map must not hold up the others
+            logger.warning("The uncertainty map of case '%s' was not kept: %s", score.case, error)
+            return
+        label.unlink(missing_ok=True)
+        path.unlink()
+
+    def _tell_doubts(self) -> None:
+        version = self._store.current()
+        if version is None or version == self._doubted:
+            return
+        if not (self._store.sidecars(version) / "doubts.json").exists():
+            return
+        self._doubted = version
+        for doubt in read_doubts(self._store, version):
+            logger.warning("Label worth a second look: %s", doubt.text)

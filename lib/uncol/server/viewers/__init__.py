@@ -1,0 +1,1 @@
+"""What single viewers need of the server."""

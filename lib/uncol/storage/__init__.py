@@ -1,0 +1,1 @@
+"""Files that outlive a process: replaced in one step, appended to, kept within a limit."""

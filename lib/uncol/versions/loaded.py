@@ -1,0 +1,96 @@
+"""A published version, loaded: what serving, scoring and judging share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from uncol.data.annotation import read_annotation
+from uncol.data.cases import Case
+from uncol.data.scan import Volume, read_scan
+from uncol.inference.outputs import Recipe, Segmentation, segment, summary
+from uncol.inference.pieces import Structures, structure_names
+from uncol.networks.student import Student
+from uncol.uncertainty.calibration import Calibration
+from uncol.versions.manifest import Manifest
+from uncol.versions.metrics import dice_per_label
+from uncol.versions.store import ModelStore
+
+
+@dataclass(frozen=True)
+class Published:
+    """A loaded version. A request keeps its own reference, so a switch never disturbs it.
+
+    Attributes:
+        student: on `device`, in evaluation mode.
+        manifest: how it was made.
+        device: where it computes.
+        calibration: how far its probabilities can be believed; neutral until they are calibrated.
+    """
+
+    student: Student
+    manifest: Manifest
+    device: torch.device
+    calibration: Calibration = field(default_factory=Calibration)
+
+    def with_pieces(self, structures: Structures) -> Published:
+        """Return it with other single structures."""
+        return replace(self, manifest=self.manifest.model_copy(update={"single": structures}))
+
+    def segment(self, scan: Volume) -> Segmentation:
+        """Segment a scan as this version was trained to."""
+        made = self.manifest
+        recipe = Recipe(made.space, made.modality, made.window, made.labels, made.single)
+        return segment(self.student, scan, recipe, device=self.device, calibration=self.calibration)
+
+    def summary(self, result: Segmentation) -> dict[str, Any]:
+        """Return the object `uncol` of an answer's `params`."""
+        labels, version = self.manifest.labels, self.manifest.version
+        told = summary(result, labels, self.calibration, version=version)
+        return {**told, "one_piece": structure_names(self.manifest.single, labels)}
+
+
+def judge(
+    published: Published, cases: Sequence[Case], *, released: bool
+) -> dict[str, dict[str, float]]:
+    """Return Dice by case and label, in the scans' own grids, through the serving code.
+
+    Args:
+        published: the version, or one that may become one.
+        cases: annotated cases.
+        released: 0 for a label where either mask is empty (trap 9).
+
+    Raises:
+        ScanError, LabelError: a case cannot be read.
+    """
+    labels = published.manifest.labels
+    found = {}
+    for case in cases:
+        scan = read_scan(case.image, case=case.name)
+        truth = read_annotation(case, scan.grid, labels)
+        label = published.segment(scan).label
+        found[case.name] = dice_per_label(label, truth, labels, released=released)
+    return found
+
+
+def load_published(store: ModelStore, version: int, device: torch.device) -> Published:
+    """Load a version with the calibration it has by now.
+
+    Raises:
+        WeightsError: its files are missing or damaged.
+    """
+    student, manifest = store.load(version)
+    calibration = read_calibration(store, version)
+    return Published(student.to(device), manifest, device, calibration)
+
+
+def read_calibration(store: ModelStore, version: int) -> Calibration:
+    """Return a version's calibration; the neutral one before it was calibrated."""
+    try:
+        text = (store.sidecars(version) / "calibration.json").read_text()
+    except FileNotFoundError:
+        return Calibration()
+    return Calibration.model_validate_json(text)

@@ -1,0 +1,230 @@
+"""Published students: version folders that are never half written, and which one is current.
+
+model_dir/uncol/versions/<n>/student.safetensors   weights
+model_dir/uncol/versions/<n>/manifest.json         how it was made
+model_dir/uncol/current                            the number of the served version
+model_dir/uncol/events.jsonl                       what was published, refused, rolled back, deleted
+model_dir/uncol/scores/<n>/                        what was found out about it after publishing
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from filelock import FileLock
+from pydantic import ValidationError
+from safetensors import SafetensorError
+
+from uncol.errors import RequestError, StorageError, WeightsError
+from uncol.networks.student import Student
+from uncol.networks.weights import load_state
+from uncol.storage.files import append_line, flush, write_atomically
+from uncol.versions.manifest import Manifest, spec_from
+
+WEIGHTS = "student.safetensors"
+MANIFEST = "manifest.json"
+EVENTS = "events.jsonl"
+SCORED = "cases.jsonl"  # beside a version: what it thought of each case
+
+
+class ModelStore:
+    """The versions of one model in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a store; the folder need not exist yet."""
+        self.folder = folder
+
+    def current(self) -> int | None:
+        """Return the served version's number, or None before the first one."""
+        try:
+            return int((self.folder / "current").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def versions(self) -> list[int]:
+        """Return the numbers of all complete versions, oldest first."""
+        parent = self.folder / "versions"
+        names = os.listdir(parent) if parent.is_dir() else []
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def manifest(self, version: int) -> Manifest:
+        """Return a version's manifest.
+
+        Raises:
+            WeightsError: there is no such version, or its manifest is damaged.
+        """
+        path = self._path(version) / MANIFEST
+        try:
+            return Manifest.model_validate_json(path.read_text())
+        except (OSError, ValidationError) as error:
+            raise WeightsError(
+                f"Model version {version} cannot be read ({path}): {error}"
+            ) from error
+
+    def load(self, version: int) -> tuple[Student, Manifest]:
+        """Load a version on the CPU, in evaluation mode.
+
+        Raises:
+            WeightsError: weights or manifest are missing, damaged or do not fit each other.
+        """
+        manifest = self.manifest(version)
+        path = self._path(version) / WEIGHTS
+        student = Student(spec_from(manifest.spec), len(manifest.labels) + 1)
+        try:
+            state = safetensors.torch.load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(
+                f"Weights of model version {version} cannot be read: {error}"
+            ) from error
+        load_state(student, state, origin=str(path))
+        return student.eval(), manifest
+
+    def sidecars(self, version: int) -> Path:
+        """Return the folder of what was found out about a version after publishing."""
+        return self.folder / "scores" / str(version)
+
+    def publish(self, student: Student, manifest: Manifest) -> int:
+        """Write a new version, and make it the current one unless the gate refused it.
+
+        The folder appears under its number by one rename, and `current` changes by another, so
+        whoever reads at any moment sees a complete old or a complete new version.
+
+        Raises:
+            StorageError: it could not be written; the served version is the one before.
+        """
+        parent = self.folder / "versions"
+        partial = parent / f".partial-{os.getpid()}"
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(str(self.folder / ".lock")):
+                version = max([*self.versions(), *self._deleted()], default=0) + 1
+                for left_over in parent.glob(".partial-*"):  # of a publisher that was killed
+                    shutil.rmtree(left_over, ignore_errors=True)
+                partial.mkdir()
+                state = {k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()}
+                safetensors.torch.save_file(state, partial / WEIGHTS)
+                made = manifest.model_copy(update={"version": version})
+                (partial / MANIFEST).write_text(made.model_dump_json(indent=2))
+                flush(partial / WEIGHTS, partial / MANIFEST)
+                os.rename(partial, self._path(version))
+                refused = manifest.gate is not None and not manifest.gate.published
+                if not refused:
+                    self._make_current(version)
+                self._note("refused" if refused else "published", version)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise StorageError(
+                f"Could not publish the new model in {self.folder}: {error}. The served model is "
+                "unchanged. Free some disk space and train again."
+            ) from error
+        return version
+
+    def check(self, version: int) -> None:
+        """Refuse a number that no complete version has.
+
+        Raises:
+            RequestError: it has none.
+        """
+        if version not in self.versions():
+            listed = ", ".join(map(str, self.versions())) or "none"
+            raise RequestError(f"There is no model version {version}; there are: {listed}.")
+
+    def rollback(self, version: int | None = None) -> int:
+        """Serve an earlier version again, or any complete one.
+
+        Args:
+            version: its number; without one, the latest that was published before the current.
+
+        Returns:
+            The version served from now on.
+
+        Raises:
+            RequestError: there is no such version, or none before.
+            WeightsError: it is damaged; the served version is unchanged.
+            StorageError: it could not be written.
+        """
+        with self._locked():
+            now = self.current()
+            if version is None:
+                before = [n for n in self.versions() if n < (now or 0) and self._served_once(n)]
+                if not before:
+                    raise RequestError(f"There is no version before {now} to go back to.")
+                version = before[-1]
+            self.check(version)
+            self.load(version)
+            # it scores each case anew: the pre-labels and maps that annotators see are the
+            # later version's
+            (self.sidecars(version) / SCORED).unlink(missing_ok=True)
+            self._make_current(version)
+            self._note("rollback", version)
+        return version
+
+    def gc(self, keep: int) -> list[int]:
+        """Delete old versions with all that was found out about them.
+
+        Args:
+            keep: how many of the newest stay, beside the served one.
+
+        Returns:
+            The deleted versions.
+
+        Raises:
+            StorageError: something could not be deleted.
+        """
+        with self._locked():
+            now, newest = self.current(), self.versions()
+            gone = [n for n in newest[: max(0, len(newest) - keep)] if n != now]
+            for version in gone:
+                self._note("deleted", version)
+                away = self._path(version).with_name(f".partial-gone-{version}")
+                os.rename(self._path(version), away)  # complete or not there, at any moment
+                shutil.rmtree(away, ignore_errors=True)
+                shutil.rmtree(self.sidecars(version), ignore_errors=True)
+        return gone
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return what happened, oldest first: `time`, `event`, `version`."""
+        try:
+            lines = (self.folder / EVENTS).read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in lines:
+            with contextlib.suppress(json.JSONDecodeError):  # a line that a kill cut short
+                found.append(json.loads(line))
+        return found
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(str(self.folder / ".lock")):
+                yield
+        except OSError as error:
+            raise StorageError(f"The models in {self.folder} cannot be changed: {error}") from error
+
+    def _served_once(self, version: int) -> bool:
+        gate = self.manifest(version).gate
+        return gate is None or gate.published
+
+    def _deleted(self) -> list[int]:
+        return [one["version"] for one in self.events() if one["event"] == "deleted"]
+
+    def _note(self, event: str, version: int) -> None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        line = json.dumps({"time": now, "event": event, "version": version})
+        append_line(self.folder / EVENTS, line)
+
+    def _path(self, version: int) -> Path:
+        return self.folder / "versions" / str(version)
+
+    def _make_current(self, version: int) -> None:
+        write_atomically(self.folder / "current", str(version))
