@@ -21,7 +21,7 @@ from monai.inferers import sliding_window_inference
 
 from uncol.data.frame import Space
 from uncol.data.scan import Grid, Volume
-from uncol.inference.outputs import Recipe, segment
+from uncol.inference.outputs import SegmentSettings, segment
 from uncol.inference.predict import OVERLAP
 from uncol.networks.arithmetic import fast_arithmetic
 from uncol.networks.student import Student
@@ -72,7 +72,7 @@ def main() -> None:
         segment(
             student,
             scan,
-            Recipe(Space("RAS", (1.0, 1.0, 1.0)), "mr", preset.crop, LABELS, single),
+            SegmentSettings(Space("RAS", (1.0, 1.0, 1.0)), "mr", preset.crop, LABELS, single),
             device=device,
             calibration=CALIBRATION,
         )

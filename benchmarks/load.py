@@ -169,7 +169,7 @@ def run(load: Load, cases: list[str], options: argparse.Namespace, folder: Path)
     for case in cases[:4]:
         load.submit(case)
     requests.post(f"{load.url}/train/uncol", json={"step_scale": 0.1}, timeout=120)
-    store = ModelStore(folder / "model" / "uncol")
+    store = ModelStore(folder / "model")
     while store.current() is None:
         time.sleep(1)
     started: list[int] = []

@@ -31,7 +31,7 @@ from uncol.demo.server import running_server
 from uncol.experiments.monai_label.epistemic import monai_label_strategy
 from uncol.selection.queue import Queue
 from uncol.selection.scores import LabelScore, Score, scores_of
-from uncol.storage.files import write_atomically
+from uncol.storage.files import write_text
 from uncol.tasks.strategy import Leases, UncolStrategy
 from uncol.versions.store import ModelStore
 
@@ -76,8 +76,8 @@ def fill(studies: Path, model_dir: Path, images: int, seed: int) -> None:
     nib.save(nib.Nifti1Image(rng.normal(size=(8, 8, 8)).astype(np.float32), np.eye(4)), first)
     for number in range(1, images):
         os.link(first, studies / f"case{number:05d}.nii.gz")
-    store = ModelStore(model_dir / "uncol")
-    ledger = scores_of(store, 1)
+    store = ModelStore(model_dir)
+    ledger = scores_of(store.folder, 1)
     ledger.path.parent.mkdir(parents=True)
     with ledger.path.open("w") as stream:
         for number in range(images):
@@ -90,7 +90,7 @@ def fill(studies: Path, model_dir: Path, images: int, seed: int) -> None:
                 labels={"target": label},
             )
             stream.write(score.model_dump_json() + "\n")
-    write_atomically(store.folder / "current", "1")
+    write_text(store.folder.current, "1")
 
 
 def in_process(
@@ -98,11 +98,11 @@ def in_process(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Time our strategy and MONAI Label's on one datastore."""
     store = UncolDatastore(str(studies), labels=LABELS, extensions=("*.nii.gz",), auto_reload=False)
-    models = ModelStore(model_dir / "uncol")
+    models = ModelStore(model_dir)
     queue = Queue(models, "none")
     queue.refresh(waiting=set(store.list_images()), labeled=set())
     ours = UncolStrategy("uncol", queue, Leases())
-    scores = scores_of(models, 1).read()
+    scores = scores_of(models.folder, 1).read()
     for name, item in store._datastore.objects.items():
         item.image.info["epistemic_entropy"] = scores[name].uncertainty
     theirs = monai_label_strategy()

@@ -1,4 +1,4 @@
-"""Small things that tests share: phantoms, a stub teacher, tiny presets."""
+"""Small things that tests share: phantoms, a stub generalist, tiny presets."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from uncol.data.prepared import TrainingCase
 from uncol.generalist.cache import EmbeddingCache
 from uncol.generalist.models.protocol import Encoded, Prompted
 from uncol.generalist.pool import Generalist
-from uncol.method.recipe import MODES
+from uncol.method.recipe import RECIPES
 from uncol.round_settings import RoundSettings
-from uncol.training.loop import Trainer
-from uncol.training.plan import Plan
+from uncol.training.loop import Trainer, TrainingData
 from uncol.training.presets import PRESETS
 from uncol.training.run import new_run
+from uncol.training.uncol import UNCOL
+from uncol.versions.manifest import Plan
 
 settings.register_profile("uncol", max_examples=20, deadline=None, derandomize=True)
 settings.load_profile("uncol")
@@ -33,8 +34,8 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: over 1 s")
 
 
-class StubTeacher:
-    """A promptable teacher of a few dozen weights that writes down what it is asked."""
+class StubModel:
+    """A promptable foundation model of a few dozen weights that writes down what it is asked."""
 
     def __init__(self, dims, *, side=16):
         convolution = nn.Conv2d if dims == 2 else nn.Conv3d
@@ -96,8 +97,8 @@ def make_ball():
 
 
 @pytest.fixture
-def stub_teacher():
-    return StubTeacher
+def stub_model():
+    return StubModel
 
 
 @pytest.fixture
@@ -138,12 +139,12 @@ def tiny_preset():
 
 @pytest.fixture
 def make_generalist(tmp_path):
-    def make(teacher, *, mode="intended", axis=2, folder="embeddings"):
+    def make(model, *, mode="intended", axis=2, folder="embeddings"):
         return Generalist(
-            teacher,
+            model,
             EmbeddingCache(tmp_path / folder),
             axis=axis,
-            mode=MODES[mode],
+            recipe=RECIPES[mode],
             device=CPU,
             generator=np.random.default_rng(0),
         )
@@ -164,7 +165,8 @@ def make_trainer(tiny_preset, make_case):
         preset=None,
         unlabeled=True,
         views=4,
-        kind=Trainer,
+        method=UNCOL,
+        recipe=None,
     ):
         shape = (16, 16, 16) if dims == 3 else (16, 16, 1)
         preset = preset or tiny_preset(dims)
@@ -178,14 +180,13 @@ def make_trainer(tiny_preset, make_case):
                 mask = torch.from_numpy(case.label[0]).long()
                 generalist.prompt(case, mask, labels + 1, None)
         run = new_run(preset, labels + 1, generalist=generalist, seed=0, device=CPU)
-        return kind(
+        return Trainer(
             run,
             preset,
             Plan(*steps, 4, 4, prompt_every),
-            labeled=labeled,
-            unlabeled=others,
-            generalist=generalist,
-            mode=MODES[mode],
+            method,
+            (recipe or RECIPES[mode]).with_mixing(preset.mix_until),
+            TrainingData(labeled, others, generalist),
             device=CPU,
         )
 
@@ -221,8 +222,8 @@ def tiny_settings():
         return RoundSettings(
             labels=labels or {"ball": 1},
             preset="tiny3d",
-            teacher="none",
-            teacher_weights=None,
+            generalist="none",
+            generalist_weights=None,
             mode="intended",
             modality="mr",
             model_dir=model_dir,

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from uncol.storage.model_folder import ModelFolder
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -16,8 +20,8 @@ class RoundSettings:
     Attributes:
         labels: name to value.
         preset: preset name or `auto`.
-        teacher: the generalized teacher's name.
-        teacher_weights: its file, or None.
+        generalist: the generalist's name.
+        generalist_weights: its file, or None.
         mode: `intended` or `release`.
         modality: intensity normalization.
         model_dir: folder of versions, caches and weights.
@@ -25,15 +29,15 @@ class RoundSettings:
         seed: seed of networks, crops and clicks.
         step_scale: multiplies the planned steps.
         labeled_only: train although nothing is unlabeled.
-        cache_gb: most GiB on disk for what the generalized teacher saw.
+        cache_gb: most GiB on disk for what the generalist saw.
         one_piece: whether predictions keep single structures in one piece, see
-            `inference/pieces.py`.
+            `inference/one_piece.py`.
     """
 
     labels: Mapping[str, int]
     preset: str
-    teacher: str
-    teacher_weights: Path | None
+    generalist: str
+    generalist_weights: Path | None
     mode: str
     modality: str
     model_dir: Path
@@ -43,3 +47,8 @@ class RoundSettings:
     labeled_only: bool = False
     cache_gb: int = 50
     one_piece: bool = True
+
+    @property
+    def folder(self) -> ModelFolder:
+        """Where everything lies in `model_dir`."""
+        return ModelFolder(self.model_dir)

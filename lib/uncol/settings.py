@@ -1,4 +1,8 @@
-"""Settings from `--conf` pairs, read once, all mistakes reported together."""
+"""Settings from `--conf` pairs, read once, all mistakes reported together.
+
+What may be chosen comes from the registries themselves: generalists, presets, recipes. Loads no
+torch, so that the command line can say what there is.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,20 @@ import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from uncol.errors import SettingsError
+from uncol.generalist.models import GENERALISTS, NO_GENERALIST
+from uncol.method.recipe import RECIPES
+from uncol.round_settings import RoundSettings
+from uncol.storage.model_folder import ModelFolder
+from uncol.training.presets import PRESETS
 
-Preset = Literal["auto", "tiny3d", "small3d", "paper3d", "tiny2d", "small2d", "paper2d"]
-Teacher = Literal["litemedsam", "medsam", "sam_med3d", "none"]
-ModeName = Literal["intended", "release"]
+if TYPE_CHECKING:
+    import torch
+
 Modality = Literal["auto", "ct", "mr"]
 PacsResults = Literal["asked", "scored"]
 OnePiece = Literal["auto", "off"]
@@ -23,9 +32,9 @@ RESERVED = ("background", "review_high", "review_medium", "reviewed")
 MAX_LABELS = 250  # OHIF and uint8 results leave room for no more, review bands included
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHOICES: dict[str, tuple[str, ...]] = {
-    "preset": get_args(Preset),
-    "teacher": get_args(Teacher),
-    "mode": get_args(ModeName),
+    "preset": ("auto", *PRESETS),
+    "teacher": (*GENERALISTS, NO_GENERALIST),
+    "mode": tuple(RECIPES),
     "modality": get_args(Modality),
     "pacs_results": get_args(PacsResults),
     "one_piece": get_args(OnePiece),
@@ -45,14 +54,14 @@ HABITS = frozenset(
 
 
 class Settings(BaseModel):
-    """What the app was started with.
+    """What the app was started with; users know the generalist as `teacher`.
 
     Attributes:
         labels: the app's labels, name to value 1...N without gaps.
         preset: the student's size.
-        teacher: the generalized teacher.
-        teacher_weights: a weights file for it, or None for the usual one.
-        mode: `intended` or `release`, see `method/mode.py`.
+        generalist: its name.
+        generalist_weights: a weights file for it, or None for the usual one.
+        mode: a key of `RECIPES`.
         modality: how intensities are normalized; and which series of a PACS are scans.
         pacs_results: when the student's label and map are stored in the PACS: when a request asks
             for it, or also whenever a case has been scored.
@@ -66,16 +75,40 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     labels: dict[str, int] = {"target": 1}
-    preset: Preset = "auto"
-    teacher: Teacher = "litemedsam"
-    teacher_weights: Path | None = None
-    mode: ModeName = "intended"
+    preset: str = "auto"
+    generalist: str = Field(
+        default="litemedsam", validation_alias=AliasChoices("generalist", "teacher")
+    )
+    generalist_weights: Path | None = Field(
+        default=None, validation_alias=AliasChoices("generalist_weights", "teacher_weights")
+    )
+    mode: str = "intended"
     modality: Modality = "auto"
     pacs_results: PacsResults = "asked"
     one_piece: OnePiece = "auto"
     model_dir: Path = REPOSITORY / "model"
     max_upload_mb: int = 2048
     cache_gb: int = 50
+
+    @property
+    def folder(self) -> ModelFolder:
+        """Where everything lies in `model_dir`."""
+        return ModelFolder(self.model_dir)
+
+    def for_round(self, device: torch.device) -> RoundSettings:
+        """Return what rounds and surveys take of the settings."""
+        return RoundSettings(
+            labels=self.labels,
+            preset=self.preset,
+            generalist=self.generalist,
+            generalist_weights=self.generalist_weights,
+            mode=self.mode,
+            modality=self.modality,
+            model_dir=self.model_dir,
+            device=device,
+            cache_gb=self.cache_gb,
+            one_piece=self.one_piece == "auto",
+        )
 
 
 def parse_settings(conf: Mapping[str, str]) -> tuple[Settings, list[str]]:

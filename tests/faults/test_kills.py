@@ -26,6 +26,7 @@ from uncol.round_settings import RoundSettings
 from uncol.selection.scores import scores_of
 from uncol.selection.survey import survey
 from uncol.storage.files import file_digest
+from uncol.storage.model_folder import checkpoint_in
 from uncol.training import checkpoint
 from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
@@ -55,8 +56,8 @@ class Hospital:
         return RoundSettings(
             labels=LABELS,
             preset="tiny3d",
-            teacher="none",
-            teacher_weights=None,
+            generalist="none",
+            generalist_weights=None,
             mode="intended",
             modality="mr",
             model_dir=self.model_dir,
@@ -67,7 +68,7 @@ class Hospital:
 
     @property
     def models(self) -> ModelStore:
-        return ModelStore(self.model_dir / "uncol")
+        return ModelStore(self.model_dir)
 
     def datastore(self, *, read_only: bool = False) -> UncolDatastore:
         return UncolDatastore(
@@ -162,7 +163,7 @@ def test_training_and_publishing_go_on_to_the_very_same_student(hospital: Hospit
             (new,) = set(hospital.models.versions()) - set(before)
             if seed == 0:
                 assert torch.equal(weights_of(hospital.models, new), expected)
-            assert not (hospital.models.folder / "runs" / "checkpoint.pt").exists()
+            assert not (checkpoint_in(hospital.models.folder.runs)).exists()
             seed += 1
             settings = hospital.settings(seed=seed % 2)
     if seed == 0:
@@ -171,7 +172,7 @@ def test_training_and_publishing_go_on_to_the_very_same_student(hospital: Hospit
 
 
 def test_publishing_is_all_or_nothing(hospital: Hospital) -> None:
-    models = ModelStore(hospital.model_dir / "published" / "uncol")
+    models = ModelStore(hospital.model_dir / "published")
     student, manifest = hospital.models.load(hospital.models.current())
 
     def publish() -> None:
@@ -238,12 +239,12 @@ def test_scoring_goes_on_where_it_was(hospital: Hospital) -> None:
     kills = share(1)
     while hospital.kills.get("scoring", 0) < kills:
         hospital.kill("scoring", lambda: survey(cases, hospital.settings(), Reporter()), 1.5)
-        scored = set(scores_of(models, version).read())
+        scored = set(scores_of(models.folder, version).read())
         assert shown <= scored  # what was done is not done again, nor lost
         shown = scored
         if len(scored) == UNLABELED:
-            scores_of(models, version).path.unlink()
+            scores_of(models.folder, version).path.unlink()
             shown = set()
     survey(cases, hospital.settings(), Reporter())
-    assert len(scores_of(models, version).read()) == UNLABELED
-    assert (models.sidecars(version) / "calibration.json").exists()
+    assert len(scores_of(models.folder, version).read()) == UNLABELED
+    assert models.folder.notes(version).calibration.exists()

@@ -15,7 +15,7 @@ from uncol.demo.pool import make_case
 from uncol.round_settings import RoundSettings
 from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
-from uncol.versions.loaded import load_published
+from uncol.versions.loaded import load_version
 from uncol.versions.metrics import dice
 from uncol.versions.store import ModelStore
 
@@ -44,8 +44,8 @@ def test_png_images_train_and_come_back_as_png(tmp_path: Path) -> None:
     settings = RoundSettings(
         labels=LABELS,
         preset="auto",
-        teacher="litemedsam",
-        teacher_weights=None,
+        generalist="litemedsam",
+        generalist_weights=None,
         mode="intended",
         modality="auto",
         model_dir=tmp_path / "model",
@@ -53,8 +53,8 @@ def test_png_images_train_and_come_back_as_png(tmp_path: Path) -> None:
         step_scale=0.5,
     )
     outcome = train_round(cases, settings, Reporter())
-    store = ModelStore(tmp_path / "model" / "uncol")
-    published = load_published(store, outcome.version, torch.device("cpu"))
+    store = ModelStore(tmp_path / "model")
+    published = load_version(store, outcome.version, torch.device("cpu"))
     assert published.manifest.preset == "small2d"
     scan = read_scan(cases[6].image)
     result = published.segment(scan)

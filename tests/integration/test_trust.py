@@ -122,7 +122,7 @@ def test_a_training_survives_the_server_s_death_and_versions_can_be_changed(
         assert earlier.info["user"] == "admin"  # who everybody is without authentication
 
         # versions over REST
-        models = ModelStore(tmp_path / "model" / "uncol")
+        models = ModelStore(tmp_path / "model")
         student, manifest = models.load(1)
         models.publish(student, manifest)
         listed = requests.get(f"{url}/uncol/models/", timeout=60).json()

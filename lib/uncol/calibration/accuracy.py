@@ -28,7 +28,7 @@ def shown_accuracy(store: ModelStore) -> Accuracy | None:
         return manifest.accuracy
     if read_calibration(store, version).source != "cross_fit":
         return None
-    evidence = Ledger(store.sidecars(version) / "evidence.jsonl", Evidence).read()
+    evidence = Ledger(store.folder.notes(version).evidence, Evidence).read()
     dice = {
         name: {label: float("nan") if v is None else v for label, v in one.dice.items()}
         for name, one in evidence.items()

@@ -5,8 +5,6 @@ label is needed for training, so students of the same kind are trained on three 
 labels each and judged on the rest (cross-fitting). How often they err near the foreground stands
 for the published student, which saw a third more labels; how sure it may be of itself follows from
 that and from its own predictions on unlabeled cases.
-
-model_dir/uncol/scores/<version>/calibration.json, doubts.json    beside what evidence.py keeps
 """
 
 from __future__ import annotations
@@ -14,21 +12,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from uncol.calibration.evidence import Evidence, Judge, read_voxels
 from uncol.calibration.label_check import Doubt
 from uncol.data.cases import Case
 from uncol.data.prepared import TrainingCase
-from uncol.method.recipe import MODES
 from uncol.networks.student import Student
 from uncol.round_settings import RoundSettings
-from uncol.storage.files import write_atomically, write_json
-from uncol.training.loop import Trainer
-from uncol.training.plan import Plan
-from uncol.training.presets import PRESETS, Preset
+from uncol.storage.files import write_json, write_text
+from uncol.storage.model_folder import VersionNotes
+from uncol.training.loop import Trainer, TrainingData
+from uncol.training.presets import PRESETS
 from uncol.training.reporter import Reporter
 from uncol.training.run import new_run
+from uncol.training.uncol import UNCOL
 from uncol.types import Array
 from uncol.uncertainty.calibration import (
     Calibration,
@@ -44,7 +41,7 @@ from uncol.uncertainty.calibration import (
 )
 from uncol.uncertainty.quality import fit_quality
 from uncol.versions.loaded import read_calibration
-from uncol.versions.manifest import spec_from
+from uncol.versions.manifest import Plan
 from uncol.versions.store import ModelStore
 
 FOLDS = 4
@@ -56,7 +53,7 @@ OWN_CASES = 20  # unlabeled cases that show how sure the published student is
 def read_doubts(store: ModelStore, version: int) -> list[Doubt]:
     """Return the submitted labels in doubt, worst first; empty before calibration."""
     try:
-        entries = json.loads((store.sidecars(version) / "doubts.json").read_text())
+        entries = json.loads(store.folder.notes(version).doubts.read_text())
     except FileNotFoundError:
         return []
     return [Doubt.model_validate(entry) for entry in entries]
@@ -74,18 +71,18 @@ def calibrate(
         reporter: hears of the phases.
 
     Raises:
-        WeightsError: the version or the generalized teacher cannot be loaded.
+        WeightsError: the version or the generalist cannot be loaded.
         StorageError: something could not be written.
     """
-    store = ModelStore(settings.model_dir / "uncol")
-    folder = store.sidecars(version)
-    if (folder / "calibration.json").exists():
+    store = ModelStore(settings.model_dir)
+    notes = store.folder.notes(version)
+    if notes.calibration.exists():
         return read_calibration(store, version)
     student, manifest = store.load(version)
     known = [case for case in cases if case.label is not None]
     held_out = [case for case in known if case.name in manifest.cases["held_out"]]
     trained = [case for case in known if case.name in manifest.cases["labeled"]]
-    judge = Judge(manifest, settings, folder, reporter)
+    judge = Judge(manifest, settings, notes, reporter)
     if len(held_out) >= FEWEST_HELD_OUT:
         source, loaded = "held_out", judge.load(held_out + trained)
         judge.look(loaded, student.to(settings.device))
@@ -100,11 +97,11 @@ def calibrate(
     names = {case.name for case in held_out}
     evidence = judge.evidence.read()
     found = {name: one for name, one in evidence.items() if name in names}
-    calibration = fit(found, folder, manifest.labels, own=own, source=source)
+    calibration = fit(found, notes, manifest.labels, own=own, source=source)
     doubts = [one.doubt for one in evidence.values() if one.doubt is not None]
     doubts.sort(key=lambda doubt: -doubt.share)
-    write_json(folder / "doubts.json", [doubt.model_dump() for doubt in doubts])
-    write_atomically(folder / "calibration.json", calibration.model_dump_json())
+    write_json(notes.doubts, [doubt.model_dump() for doubt in doubts])
+    write_text(notes.calibration, calibration.model_dump_json())
     return calibration
 
 
@@ -129,7 +126,7 @@ class Own:
 
 def fit(
     evidence: Mapping[str, Evidence],
-    folder: Path,
+    notes: VersionNotes,
     labels: Mapping[str, int],
     *,
     own: Own | None,
@@ -139,13 +136,13 @@ def fit(
 
     Args:
         evidence: what annotated cases showed.
-        folder: where their voxels lie.
+        notes: where their voxels lie.
         labels: name to value.
         own: how the published student predicts, if others stood for it in the evidence.
         source: see `Calibration`.
     """
     rows = [evidence[name] for name in sorted(evidence)]
-    parts = [read_voxels(folder, row.case) for row in rows]
+    parts = [read_voxels(notes, row.case) for row in rows]
     if not any(len(part.truth) for part in parts):
         return Calibration()
     judged = join(parts)
@@ -218,28 +215,22 @@ def _fold_student(judge: Judge, train: Sequence[TrainingCase], *, seed: int) -> 
     the second stage makes of it; so all steps go to the second.
     """
     manifest, device = judge.manifest, judge.settings.device
-    steps = max(1, (manifest.plan["pretrain_steps"] + manifest.plan["finetune_steps"]) // 2)
+    steps = max(1, manifest.plan.steps // 2)
     plan = Plan(0, steps, 1, 1, prompt_every=steps)
-    preset: Preset = replace(
-        PRESETS[manifest.preset],
-        spec=spec_from(manifest.spec),
-        crop=manifest.window,
-        mix_until=manifest.mix_until,
-    )
+    preset = replace(PRESETS[manifest.preset], spec=manifest.spec, crop=manifest.window)
     run = new_run(preset, len(manifest.labels) + 1, generalist=None, seed=seed, device=device)
     trainer = Trainer(
         run,
         preset,
         plan,
-        labeled=train,
-        unlabeled=[],
-        generalist=None,
-        mode=MODES[manifest.mode],
+        UNCOL,
+        manifest.recipe,
+        TrainingData(train, [], None),
         device=device,
     )
     for _ in trainer.run():
         pass
-    return run.deployed(manifest.mode)
+    return run.deployed(manifest.recipe)
 
 
 def _by_label(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:

@@ -1,9 +1,7 @@
 """What annotated cases show about a student that did not learn from them.
 
-Kept case by case, so that a killed calibration goes on where it was:
-
-folder/evidence.jsonl    confidence, Dice and doubt, a line a case
-folder/<case>.npz        probabilities and truth of its voxels near the predicted foreground
+Kept case by case, so that a killed calibration goes on where it was: confidence, Dice and doubt in
+a line per case, and in a file per case the voxels near the predicted foreground.
 """
 
 from __future__ import annotations
@@ -26,11 +24,13 @@ from uncol.data.scan import read_grid
 from uncol.errors import LabelError, ScanError
 from uncol.generalist.open import open_generalist
 from uncol.generalist.pool import Generalist
-from uncol.inference.pieces import keep_single_
+from uncol.inference.one_piece import keep_one_piece_
 from uncol.inference.predict import predict
+from uncol.method.recipe import RECIPES
 from uncol.networks.student import Student
 from uncol.round_settings import RoundSettings
 from uncol.storage.ledger import Ledger, Record
+from uncol.storage.model_folder import VersionNotes
 from uncol.training.reporter import Reporter
 from uncol.types import Array
 from uncol.uncertainty.calibration import Voxels
@@ -41,7 +41,7 @@ from uncol.versions.metrics import dice_per_label
 logger = logging.getLogger(__name__)
 
 MAX_VOXELS = 20_000  # a case's voxels that are kept
-LOOKED_SLICES = 6  # of each annotated case that the generalized teacher judges
+LOOKED_SLICES = 6  # of each annotated case that the generalist judges
 
 
 class Evidence(Record):
@@ -50,7 +50,7 @@ class Evidence(Record):
     Attributes:
         confidence: Soft Dice Confidence a label; None where the student found none.
         dice: true Dice a label; None where neither has it.
-        doubt: what the teachers hold against its label.
+        doubt: what specialist and generalist hold against its label.
     """
 
     confidence: dict[str, float | None]
@@ -86,25 +86,25 @@ class Judge:
     """
 
     def __init__(
-        self, manifest: Manifest, settings: RoundSettings, folder: Path, reporter: Reporter
+        self, manifest: Manifest, settings: RoundSettings, notes: VersionNotes, reporter: Reporter
     ) -> None:
         """Make one.
 
         Args:
             manifest: of the version that is calibrated; all students judged are of its kind.
             settings: as for training.
-            folder: where evidence is kept.
+            notes: where evidence is kept.
             reporter: hears of the phases.
         """
         self.manifest = manifest
         self.settings = settings
-        self.folder = folder
-        self.evidence: Ledger[Evidence] = Ledger(folder / "evidence.jsonl", Evidence)
+        self.notes = notes
+        self.evidence: Ledger[Evidence] = Ledger(notes.evidence, Evidence)
         self.reporter = reporter
         self._generalist: Generalist | None = None
         self._paths: dict[str, Path] = {}
         self._prepared = CaseStore(
-            settings.model_dir / "cache" / "prepared",
+            settings.folder.prepared_cache,
             manifest.space,
             modality=manifest.modality,
             labels=manifest.labels,
@@ -114,8 +114,8 @@ class Judge:
         """Prepare annotated cases; one whose files were damaged since is left out."""
         self._paths.update({case.name: case.image for case in cases})
         loaded = list(self.read(cases))
-        self.reporter.phase("calibrating: opening the generalized teacher")
-        self._generalist = open_generalist(loaded, self.settings)
+        self.reporter.phase("calibrating: opening the generalist")
+        self._generalist = open_generalist(loaded, RECIPES[self.settings.mode], self.settings)
         if self._generalist is not None:
             classes = len(self.manifest.labels) + 1
             for case in loaded:
@@ -138,9 +138,9 @@ class Judge:
         probs = predict(student, case.tensor(), self.manifest.window, device=device).probs
         found = most_probable(probs)
         served, kept = probs, found
-        if self.manifest.single:
+        if self.manifest.one_piece:
             served, kept = probs.clone(), found.clone()
-            keep_single_(served, kept, self.manifest.single)
+            keep_one_piece_(served, kept, self.manifest.one_piece)
         truth = np.zeros(found.shape, dtype=np.uint8) if case.label is None else case.label[0]
         sure = soft_dice_confidence(served, kept).tolist()
         if (truth == IGNORE_VALUE).any():  # Dice of a part says nothing about the whole
@@ -168,9 +168,9 @@ class Judge:
         if case.label is None:
             raise LabelError(f"Case '{case.name}' is not annotated.")
         seen, labels = self.see(case, student), self.manifest.labels
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.notes.folder.mkdir(parents=True, exist_ok=True)
         probs = seen.voxels.probs.astype(np.float16)
-        np.savez(_voxel_file(self.folder, case.name), probs=probs, truth=seen.voxels.truth)
+        np.savez(self.notes.voxels(case.name), probs=probs, truth=seen.voxels.truth)
         general = None
         if self._generalist is not None:
             unsure = entropy(seen.probs, dim=0)
@@ -189,14 +189,10 @@ class Judge:
         )
 
 
-def read_voxels(folder: Path, case: str) -> Voxels:
+def read_voxels(notes: VersionNotes, case: str) -> Voxels:
     """Return the voxels that were kept of a judged case."""
-    with np.load(_voxel_file(folder, case)) as held:
+    with np.load(notes.voxels(case)) as held:
         return Voxels(held["probs"].astype(np.float32), held["truth"])
-
-
-def _voxel_file(folder: Path, case: str) -> Path:
-    return folder / f"{case}.npz"
 
 
 def _sample(probs: Array, truth: Array, around: Array) -> Voxels:

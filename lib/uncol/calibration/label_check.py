@@ -1,4 +1,4 @@
-"""Submitted labels that both teachers confidently contradict (pure)."""
+"""Submitted labels that specialist and generalist confidently contradict (pure)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from uncol.data.labels import IGNORE_VALUE
 from uncol.data.masks import box_mm, extent
 from uncol.types import Array
 
-SURE = 0.9  # probability from which the specialized teacher contradicts
+SURE = 0.9  # probability from which the specialist contradicts
 LEAST_SHARE = 0.05  # of a case's foreground that must be contradicted
 LEAST_VOXELS = 8  # a smaller patch is a matter of taste
 
@@ -26,7 +26,7 @@ class Doubt(BaseModel):
 
     Attributes:
         case: its name.
-        label: what the teachers say about most contradicted voxels, `background` included.
+        label: what specialist and generalist say about most contradicted voxels, `background` included.
         share: contradicted voxels over those of the foreground, drawn or predicted.
         place: where most of them lie: `center_mm` and `size_mm` in LPS, `slice`.
         text: a sentence for the annotator.
@@ -50,14 +50,14 @@ def check_label(
     frame: Frame,
     labels: Mapping[str, int],
 ) -> Doubt | None:
-    """Compare a submitted label with both teachers; None if nothing is in doubt.
+    """Compare a submitted label with specialist and generalist; None if nothing is in doubt.
 
     Args:
         case: its name.
         label: `(I, J, K)` in the working frame, 255 where not annotated.
         specialist: `(C, I, J, K)` probabilities.
         generalist: foreground probabilities `(C - 1, I, J, K)` and where they exist `(I, J, K)`,
-            or None without a generalized teacher; then the specialist alone judges.
+            or None without a generalist; then the specialist alone judges.
         frame: from the scan's grid to the working frame.
         labels: name to value.
     """
@@ -85,7 +85,7 @@ def check_label(
         share=share,
         place=place,
         text=(
-            f"{case}, slice {place['slice'] + 1}: drawn as {instead}, the teachers say {name} "
+            f"{case}, slice {place['slice'] + 1}: drawn as {instead}, specialist and generalist say {name} "
             f"({share:.0%} of the foreground looked at is contradicted)."
         ),
     )

@@ -18,8 +18,7 @@ from uncol.data.cases import Case
 from uncol.data.frame import Frame, Space, as_tensor, make_frame
 from uncol.data.preprocess import prepare
 from uncol.data.scan import read_grid, read_scan
-from uncol.errors import StorageError
-from uncol.storage.files import file_digest
+from uncol.storage.files import file_digest, replacing
 from uncol.types import Array
 
 MAX_CENTERS = 2000  # foreground voxels kept a label, to centre crops on
@@ -138,16 +137,8 @@ def _allow_many_files() -> None:
 
 
 def _save(path: Path, array: Array) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as stream:
-            np.save(stream, array)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StorageError(
-            f"Could not write {path}: {error}. Free some disk space or choose another model_dir."
-        ) from error
+    with replacing(path) as partial, partial.open("wb") as stream:
+        np.save(stream, array)
 
 
 def _centers(label: Array | None, labels: Mapping[str, int]) -> tuple[Tensor, ...]:

@@ -176,8 +176,8 @@ def _report(
     trust = stats.get("trust", {})
     console.print(
         f"Voxels to correct a case: {changed[0]:.0f} before training, {changed[1]:.0f} after. "
-        f"Last step: specialized teacher trusted on {trust.get('trust_specialist', 0):.0%} of the "
-        f"unlabeled voxels, generalized teacher on {trust.get('trust_generalist', 0):.0%}."
+        f"Last step: specialist trusted on {trust.get('trust_specialist', 0):.0%} of the "
+        f"unlabeled voxels, generalist on {trust.get('trust_generalist', 0):.0%}."
     )
 
 

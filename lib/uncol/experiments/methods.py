@@ -9,7 +9,8 @@ batch of `supervised` and three quarters as many pseudo-labeled crops beside it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,159 +20,149 @@ from uncol.data.masks import largest_component
 from uncol.method import schedules
 from uncol.method.fusion import PseudoLabel
 from uncol.method.losses import dice_ce
-from uncol.method.parts import Parts
+from uncol.method.recipe import INTENDED, RELEASED, Recipe
 from uncol.method.stages import Losses
 from uncol.networks.arithmetic import fast_arithmetic
+from uncol.training import uncol
 from uncol.training.batches import Drawn
-from uncol.training.loop import Trainer
+from uncol.training.step import Batch, Method, StepResult, on_device
 from uncol.uncertainty.maps import entropy
 
 CONSISTENCY = 0.1  # weight of the consistency term at the end of its ramp (SSL4MIS)
-SAMPLES = 8  # noisy passes of UA-MT's teacher
+SAMPLES = 8  # noisy passes of UA-MT's specialist
 NOISE = 0.1  # standard deviation of their noise, clipped at twice that
-Stepped = tuple[Losses, dict[str, float]]
+Consistency = Callable[[Batch, Tensor, Drawn], Tensor]
 
 
-class Supervised(Trainer):
-    """Annotated crops alone, as they are."""
-
-    def _pretrain(self, step: int) -> Stepped:
-        self._set_rate(step, self.plan.pretrain_steps)
-        return self._learn(step, self.preset.batch, 0.0)
-
-    def _finetune(self, step: int) -> Stepped:
-        self._set_rate(step, self.plan.finetune_steps)
-        return self._learn(self.plan.pretrain_steps + step, self.preset.batch, 0.0)
-
-    def _learn(self, number: int, count: int, weight: float) -> Stepped:
-        """Learn from annotated crops and, with a weight, from unlabeled ones.
-
-        Args:
-            number: the step, of both stages.
-            count: annotated crops.
-            weight: of the consistency term; 0 leaves unlabeled crops alone.
-        """
-        labeled = self._sources[0].draw(count, semantic=False).crops
-        images = [labeled.image]
-        drawn = None
-        if weight:
-            drawn = self._sources[1].draw(count, semantic=False)
-            images.append(drawn.crops.image)
-        with fast_arithmetic(self.device):
-            logits = self.state.student(torch.cat(images).to(self.device)).mean_logits
-        supervised = dice_ce(
-            logits[:count], labeled.label.to(self.device), labeled.counts.to(self.device)
-        )
-        consistency = supervised.new_zeros(())
-        if drawn is not None:
-            consistency = self._consistency(logits[count:], drawn)
-        losses = Losses(
-            supervised + weight * consistency,
-            {"supervised": float(supervised.detach()), "consistency": float(consistency.detach())},
-        )
-        self._update(losses)
-        self._follow(number + 1)
-        return losses, {}
-
-    def _consistency(self, logits: Tensor, drawn: Drawn) -> Tensor:
-        raise NotImplementedError
+def supervised(batch: Batch) -> StepResult:
+    """Learn from annotated crops alone, as they are."""
+    labeled = on_device(
+        batch.annotated.draw(batch.preset.batch, semantic=False).crops, batch.device
+    )
+    with fast_arithmetic(batch.device):
+        logits = batch.run.student(labeled.image).mean_logits
+    loss = dice_ce(logits, labeled.label, labeled.counts)
+    return StepResult(Losses(loss, {"supervised": float(loss.detach())}), {})
 
 
-class MeanTeacher(Supervised):
+def mean_teacher(batch: Batch) -> StepResult:
     """Mean teacher (Tarvainen and Valpola, NeurIPS 2017): agree with the averaged student."""
-
-    def _finetune(self, step: int) -> Stepped:
-        total = self.plan.finetune_steps
-        self._set_rate(step, total)
-        weight = CONSISTENCY * schedules.sigmoid_ramp(step / total)
-        half = max(1, self.preset.batch // 2)
-        return self._learn(self.plan.pretrain_steps + step, half, weight)
-
-    def _consistency(self, logits: Tensor, drawn: Drawn) -> Tensor:
-        target = self._teacher_says(drawn.clean.to(self.device))
-        return ((logits.float().softmax(dim=1) - target) ** 2).mean()
-
-    @torch.no_grad()
-    def _teacher_says(self, image: Tensor) -> Tensor:
-        with fast_arithmetic(self.device):
-            logits: Tensor = self.state.teacher(image).mean_logits
-        return logits.float().softmax(dim=1)
+    return _consistent(batch, agree)
 
 
-class UncertainMeanTeacher(MeanTeacher):
-    """UA-MT (Yu et al., MICCAI 2019): agree only where the teacher's noisy passes are sure."""
-
-    def _consistency(self, logits: Tensor, drawn: Drawn) -> Tensor:
-        image = drawn.clean.to(self.device)
-        passes = [self._teacher_says(image + self._noise(image)) for _ in range(SAMPLES)]
-        unsure = entropy(torch.stack(passes).mean(dim=0))
-        done = self._done - self.plan.pretrain_steps
-        sure = unsure < schedules.trust_threshold(done, self.plan.finetune_steps)
-        square = (logits.float().softmax(dim=1) - self._teacher_says(image)) ** 2
-        return (square.mean(dim=1) * sure).sum() / sure.sum().clamp_min(1)
-
-    def _noise(self, image: Tensor) -> Tensor:
-        drawn = torch.randn(image.shape, generator=self.state.generator) * NOISE
-        return drawn.clamp(-2 * NOISE, 2 * NOISE).to(image.device)
+def ua_mt(batch: Batch) -> StepResult:
+    """UA-MT (Yu et al., MICCAI 2019): agree only where the averaged student's passes are sure."""
+    return _consistent(batch, agree_where_sure)
 
 
-class CopyPaste(Trainer):
+def bcp(batch: Batch) -> StepResult:
     """BCP (Bai et al., CVPR 2023): UnCoL's mixing with the averaged student's word for all."""
+    return uncol.stage2(batch, guess=largest_pieces)
 
-    parts = Parts(threshold=1.0, mix_until=1.0, upright=False)
 
-    def _pseudo_label(self, drawn: Drawn, step: int) -> PseudoLabel:
-        pseudo = super()._pseudo_label(drawn, step)
-        found = pseudo.label.cpu().numpy()
-        kept = np.zeros_like(found)
-        for item, mask in zip(kept, found, strict=True):
-            for value in np.unique(mask[mask > 0]):
-                item[largest_component(mask == value)] = value
-        label = torch.from_numpy(kept).to(pseudo.label.device)
-        return PseudoLabel(label, pseudo.trusted, pseudo.generalist, pseudo.specialist)
+def agree(batch: Batch, logits: Tensor, drawn: Drawn) -> Tensor:
+    """Return the mean square difference to the averaged student, over classes and voxels."""
+    target = specialist_says(batch, drawn.clean.to(batch.device))
+    return ((logits.float().softmax(dim=1) - target) ** 2).mean()
+
+
+def agree_where_sure(batch: Batch, logits: Tensor, drawn: Drawn) -> Tensor:
+    """Return the same over voxels on which noisy passes of the averaged student are sure."""
+    image = drawn.clean.to(batch.device)
+    passes = [specialist_says(batch, image + _noise(batch, image)) for _ in range(SAMPLES)]
+    unsure = entropy(torch.stack(passes).mean(dim=0))
+    sure = unsure < schedules.trust_threshold(batch.step, batch.steps)
+    square = (logits.float().softmax(dim=1) - specialist_says(batch, image)) ** 2
+    return (square.mean(dim=1) * sure).sum() / sure.sum().clamp_min(1)
+
+
+def largest_pieces(batch: Batch, drawn: Drawn) -> PseudoLabel:
+    """Return UnCoL's pseudo-label with the largest piece of each label alone."""
+    pseudo = uncol.pseudo_label(batch, drawn)
+    label = pseudo.label.cpu().numpy()
+    largest = np.zeros_like(label)
+    for item, mask in zip(largest, label, strict=True):
+        for value in np.unique(mask[mask > 0]):
+            item[largest_component(mask == value)] = value
+    return replace(pseudo, label=torch.from_numpy(largest).to(pseudo.label.device))
+
+
+@torch.no_grad()
+def specialist_says(batch: Batch, image: Tensor) -> Tensor:
+    """Return the averaged student's probabilities `(B, C, I, J, K)`."""
+    with fast_arithmetic(batch.device):
+        logits: Tensor = batch.run.specialist(image).mean_logits
+    return logits.float().softmax(dim=1)
+
+
+def _consistent(batch: Batch, consistency: Consistency) -> StepResult:
+    """Learn from annotated crops, and from as many unlabeled ones by consistency."""
+    count = max(1, batch.preset.batch // 2)
+    weight = CONSISTENCY * schedules.sigmoid_ramp(batch.progress)
+    labeled = on_device(batch.annotated.draw(count, semantic=False).crops, batch.device)
+    drawn = batch.others.draw(count, semantic=False)
+    images = torch.cat([labeled.image, drawn.crops.image.to(batch.device)])
+    with fast_arithmetic(batch.device):
+        logits = batch.run.student(images).mean_logits
+    annotated = dice_ce(logits[:count], labeled.label, labeled.counts)
+    agreement = consistency(batch, logits[count:], drawn)
+    parts = {"supervised": float(annotated.detach()), "consistency": float(agreement.detach())}
+    return StepResult(Losses(annotated + weight * agreement, parts), {})
+
+
+def _noise(batch: Batch, image: Tensor) -> Tensor:
+    drawn = torch.randn(image.shape, generator=batch.run.generator) * NOISE
+    return drawn.clamp(-2 * NOISE, 2 * NOISE).to(image.device)
 
 
 @dataclass(frozen=True)
-class Method:
+class Contestant:
     """What is compared.
 
     Attributes:
-        make_trainer: what trains.
-        mode: `intended` or `release`.
-        teacher: whether there is a generalized teacher.
+        method: what its steps learn from.
+        recipe: what else it does.
+        mode: the setting `mode` that its results carry.
+        generalist: whether there is one.
         unlabeled: whether it learns from scans without annotation.
         everything: whether it is told the annotation of all of them, whatever the budget.
     """
 
-    make_trainer: type[Trainer] = Trainer
+    method: Method = uncol.UNCOL
+    recipe: Recipe = INTENDED
     mode: str = "intended"
-    teacher: bool = True
+    generalist: bool = True
     unlabeled: bool = True
     everything: bool = False
 
 
-def _with(name: str, parts: Parts) -> Method:
-    return Method(type(name, (Trainer,), {"parts": parts}))
-
-
-METHODS: dict[str, Method] = {
-    "supervised": Method(Supervised, teacher=False, unlabeled=False),
-    "mean_teacher": Method(MeanTeacher, teacher=False),
-    "ua_mt": Method(UncertainMeanTeacher, teacher=False),
-    "bcp": Method(CopyPaste, teacher=False),
-    "uncol": Method(),
-    "uncol_release": Method(mode="release"),
-    "uncol_no_teacher": Method(teacher=False),
-    "supervised_all": Method(Supervised, teacher=False, unlabeled=False, everything=True),
-    "uncol_no_visual": _with("WithoutVisual", Parts(visual=False)),
-    "uncol_no_semantic": _with("WithoutSemantic", Parts(semantic=False)),
-    "uncol_no_generalist": _with("WithoutGeneralist", Parts(generalist=False)),
-    "uncol_no_specialist": _with("WithoutSpecialist", Parts(specialist=False)),
-    "uncol_fixed_gate": _with("FixedGate", Parts(threshold=0.75)),
-    "uncol_no_gate": _with("WithoutGate", Parts(threshold=1.0)),
-    "uncol_no_mixing": _with("WithoutMixing", Parts(mix_until=0.0)),
-    "uncol_mixing": _with("MixedToTheEnd", Parts(mix_until=1.0)),
-    "uncol_turned_views": _with("TurnedViews", Parts(upright=False)),
+SUPERVISED = Contestant(Method(supervised, supervised), generalist=False, unlabeled=False)
+COMPARED: dict[str, Contestant] = {
+    "supervised": SUPERVISED,
+    "mean_teacher": Contestant(Method(supervised, mean_teacher), generalist=False),
+    "ua_mt": Contestant(Method(supervised, ua_mt), generalist=False),
+    "bcp": Contestant(
+        Method(uncol.stage1, bcp),
+        replace(INTENDED, threshold=1.0, mix_until=1.0, upright=False),
+        generalist=False,
+    ),
+    "uncol": Contestant(),
+    "uncol_release": Contestant(recipe=RELEASED, mode="release"),
+    "uncol_no_teacher": Contestant(generalist=False),
+    "supervised_all": replace(SUPERVISED, everything=True),
 }
-COMPARED = list(METHODS)[:8]
-ABLATIONS = list(METHODS)[8:]
+ABLATIONS: dict[str, Contestant] = {
+    f"uncol_{name}": Contestant(recipe=recipe)
+    for name, recipe in {
+        "no_visual": replace(INTENDED, visual=False),
+        "no_semantic": replace(INTENDED, semantic=False),
+        "no_generalist": replace(INTENDED, generalist=False),
+        "no_specialist": replace(INTENDED, specialist=False),
+        "fixed_gate": replace(INTENDED, threshold=0.75),
+        "no_gate": replace(INTENDED, threshold=1.0),
+        "no_mixing": replace(INTENDED, mix_until=0.0),
+        "mixing": replace(INTENDED, mix_until=1.0),
+        "turned_views": replace(INTENDED, upright=False),
+    }.items()
+}
+METHODS = {**COMPARED, **ABLATIONS}

@@ -28,7 +28,7 @@ from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
 from uncol.types import Array
 from uncol.versions.gate import PerCase
-from uncol.versions.loaded import judge, load_published
+from uncol.versions.loaded import judge, load_version
 from uncol.versions.metrics import dice_per_label, mean_of
 from uncol.versions.store import ModelStore
 
@@ -107,7 +107,7 @@ def play(setup: Rounds, console: Console) -> list[Round]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         settings = replace(setup.settings, model_dir=folder / "model", seed=setup.seed)
-        store = ModelStore(settings.model_dir / "uncol")
+        store = ModelStore(settings.model_dir)
         stock = StockTraining(folder / "stock", setup.pool.labels)
         wrong = _wrong_ones(setup, rest)
         for number in range(1, setup.rounds + 1):
@@ -218,7 +218,7 @@ def _annotated(setup: Rounds, file: str, folder: Path, *, wrong: bool) -> Case:
 def _unseen(
     store: ModelStore, version: int, cases: Sequence[Case], settings: RoundSettings
 ) -> float:
-    return _mean(judge(load_published(store, version, settings.device), cases, released=False))
+    return _mean(judge(load_version(store, version, settings.device), cases, released=False))
 
 
 def _stock_dice(stock: StockTraining, case: Case, setup: Rounds) -> dict[str, float]:

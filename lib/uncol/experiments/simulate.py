@@ -29,7 +29,7 @@ from uncol.selection.survey import Found, embed, score_of
 from uncol.storage.files import append_line
 from uncol.training.fit import fit
 from uncol.training.reporter import Reporter
-from uncol.versions.loaded import Published, judge
+from uncol.versions.loaded import LoadedStudent, judge
 from uncol.versions.store import ModelStore
 
 BASELINE = "foreground_random"  # what nnActive found that hardly any strategy beats
@@ -120,7 +120,7 @@ class _Replay:
         self.simulation = simulation
         self.seed = seed
         self.settings = replace(simulation.settings, model_dir=folder, seed=seed, labeled_only=True)
-        self.store = ModelStore(folder / "uncol")
+        self.store = ModelStore(folder)
         files = simulation.pool.shuffled(seed)
         self.test = files[: simulation.test]
         self.files = files[simulation.test :][: simulation.cases]
@@ -154,11 +154,11 @@ class _Replay:
             annotated = tuple(pool.cases(sorted(labeled), []))
             others = tuple(pool.cases([], unlabeled))
             # the strategy is judged, not the gate: all labels train, every student is looked at
-            runs = self.store.folder / "runs"
+            runs = self.store.folder.runs
             fitted = fit(Pool(annotated, others, ()), self.settings, Reporter(), runs)
             fitted.checkpoint.remove()
             device = self.settings.device
-            published = Published(fitted.student, fitted.manifest, device)
+            published = fitted.loaded(device)
             scores = {
                 file: score_of(file, published, published.segment(read_scan(pool.images / file)))
                 for file in unlabeled
@@ -166,7 +166,7 @@ class _Replay:
             self._judged[key] = (self._test(published), scores)
         return self._judged[key]
 
-    def _test(self, published: Published) -> float:
+    def _test(self, published: LoadedStudent) -> float:
         found = judge(published, self.simulation.pool.cases(self.test, []), released=False)
         names = self.simulation.pool.labels
         return float(np.mean([np.nanmean([dice[n] for dice in found.values()]) for n in names]))
@@ -180,7 +180,7 @@ class _Replay:
 
     def _embeddings(self) -> dict[str, tuple[float, ...]]:
         """Return embeddings by file name; of the whole pool, computed once."""
-        kept = embeddings_of(self.store, self.settings.teacher)
+        kept = embeddings_of(self.store.folder, self.settings.generalist)
         cases = {self.simulation.pool.case(f, annotated=False).name: f for f in self.files}
         if cases.keys() - kept.read().keys():
             unlabeled = [self.simulation.pool.case(file, annotated=False) for file in self.files]

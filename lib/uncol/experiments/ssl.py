@@ -29,17 +29,19 @@ from uncol.data.cases import Pool
 from uncol.data.scan import read_label, read_scan
 from uncol.demo.bar import progress_bar
 from uncol.errors import RequestError
-from uncol.experiments.methods import METHODS, Method
+from uncol.experiments.methods import METHODS, Contestant
 from uncol.experiments.points import Point, dice_curve, drawn, gap_text, read_points
 from uncol.experiments.pool import LabeledPool
 from uncol.round_settings import RoundSettings
 from uncol.storage.files import append_line
-from uncol.training.fit import Fitted, fit
-from uncol.training.loop import Step
-from uncol.training.plan import Plan, make_plan
-from uncol.training.reporter import Reporter
+from uncol.training.fit import Fitted, train
+from uncol.training.plan import make_plan, with_steps
+from uncol.training.pool import prepare_pool, read_grids
+from uncol.training.reporter import Reporter, Step
+from uncol.training.sizes import choose_sizes
 from uncol.types import Array
-from uncol.versions.loaded import Published
+from uncol.versions.loaded import LoadedStudent
+from uncol.versions.manifest import Plan
 from uncol.versions.metrics import scores
 
 BASELINE = "supervised"
@@ -59,7 +61,7 @@ class Comparison:
         train: training scans, labeled and unlabeled.
         test: cases that judge.
         steps: of both stages; None for what the app would plan for the budget.
-        settings: how to train; mode, teacher and seed are the methods' own.
+        settings: how to train; mode, generalist and seed are the methods' own.
         out: JSON lines file; runs in it are not computed again.
         baseline: method that the table compares the others with.
     """
@@ -104,7 +106,7 @@ class Comparison:
             "data": self.pool.images.parent.name,
             **grouped,
             "labels": list(self.pool.labels),
-            "teacher": self.settings.teacher,
+            "teacher": self.settings.generalist,
             "preset": self.settings.preset,
             "train": self.train,
             "test": self.test,
@@ -125,9 +127,7 @@ class Comparison:
         plan = make_plan(shared, self.train - shared, gpu=gpu, scale=self.settings.step_scale)
         if self.steps is None:
             return plan
-        pretrain, finetune = self.steps
-        every = max(1, -(-finetune // 2))
-        return replace(plan, pretrain_steps=pretrain, finetune_steps=finetune, prompt_every=every)
+        return with_steps(plan, *self.steps)
 
 
 def compare(comparison: Comparison, console: Console) -> list[Point]:
@@ -173,63 +173,63 @@ def _find(comparison: Comparison, name: str, budget: int, seed: int) -> Point | 
 def _run(
     comparison: Comparison, settings: RoundSettings, name: str, budget: int, seed: int
 ) -> Point:
-    method = METHODS[name]
+    contestant = METHODS[name]
     start = time.monotonic()
-    train, test = comparison.pool.parts(seed, test=comparison.test)
+    files, test = comparison.pool.parts(seed, test=comparison.test)
     clock = Clock()
-    fitted = _fit(comparison, settings, method, train[: comparison.train], budget, seed, clock)
+    fitted = _fit(comparison, settings, contestant, files[: comparison.train], budget, seed, clock)
     seconds = time.monotonic() - start
-    published = Published(fitted.student, fitted.manifest, settings.device)
-    network = judge(comparison.pool, published.with_pieces(()), test)
-    single = fitted.manifest.single
-    served = judge(comparison.pool, published, test) if single else network
+    student = fitted.loaded(settings.device)
+    network = judge(comparison.pool, student.with_one_piece(()), test)
+    one_piece = fitted.manifest.one_piece
+    served = judge(comparison.pool, student, test) if one_piece else network
+    plan = fitted.manifest.plan
     return {
         "method": name,
         "budget": budget,
         "seed": seed,
         **comparison.options,
         **network,
-        "single": single,
+        "single": one_piece,
         "served": served,
         "seconds": round(seconds, 1),
         "step_seconds": clock.mean(),
-        "planned_steps": [fitted.manifest.plan[k] for k in ("pretrain_steps", "finetune_steps")],
+        "planned_steps": [plan.pretrain_steps, plan.finetune_steps],
     }
 
 
 def _fit(
     comparison: Comparison,
     settings: RoundSettings,
-    method: Method,
-    train: Sequence[str],
+    contestant: Contestant,
+    files: Sequence[str],
     budget: int,
     seed: int,
     reporter: Reporter,
 ) -> Fitted:
-    labeled = train if method.everything else train[:budget]
-    others = train[len(labeled) :] if method.unlabeled else []
-    pool = comparison.pool
+    """Train one contestant; all of a seed train on scans of the same voxel size and crop."""
+    labeled = files if contestant.everything else files[:budget]
+    others = files[len(labeled) :] if contestant.unlabeled else []
+    scans = comparison.pool
     run = replace(
         settings,
         seed=seed,
-        mode=method.mode,
-        teacher=settings.teacher if method.teacher else "none",
+        mode=contestant.mode,
+        generalist=settings.generalist if contestant.generalist else "none",
         labeled_only=True,
     )
-    fitted = fit(
-        Pool(tuple(pool.cases(labeled, [])), tuple(pool.cases([], others)), ()),
-        run,
-        reporter,
-        settings.model_dir / "runs",
-        make_trainer=method.make_trainer,
-        plan=comparison.plan(budget),
-        like=pool.cases([], train),
-    )
+    pool = Pool(tuple(scans.cases(labeled, [])), tuple(scans.cases([], others)), ())
+    _, left_out = read_grids(pool)
+    shaping, _ = read_grids(Pool((), tuple(scans.cases([], files)), ()))
+    sizes = choose_sizes(list(shaping.values()), pool.labeled, run)
+    prepared = prepare_pool(pool, sizes, run, left_out)
+    plan, runs = comparison.plan(budget), settings.folder.runs
+    fitted = train(prepared, plan, contestant.method, contestant.recipe, run, reporter, runs)
     fitted.checkpoint.remove()
     return fitted
 
 
-def judge(pool: LabeledPool, published: Published, test: Sequence[str]) -> Point:
+def judge(pool: LabeledPool, published: LoadedStudent, test: Sequence[str]) -> Point:
     """Return all metrics as means by label, in the scans' own grids, through the serving code.
 
     Empty masks count as uncol-method.md section 5 says, whatever the method's own mode does.

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,10 @@ from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
 from uncol.types import Array
 from uncol.uncertainty import validity
+from uncol.uncertainty.calibration import Calibration
 from uncol.uncertainty.quality import risk_coverage
 from uncol.uncertainty.validity import Counts, Measured
-from uncol.versions.loaded import Published, load_published
+from uncol.versions.loaded import LoadedStudent, load_version
 from uncol.versions.metrics import dice_per_label, mean_of
 from uncol.versions.store import ModelStore
 
@@ -126,8 +127,8 @@ def measure(setup: Setup, console: Console) -> dict[str, Any]:
     settings = RoundSettings(
         labels=setup.pool.labels,
         preset="auto",
-        teacher="litemedsam",
-        teacher_weights=None,
+        generalist="litemedsam",
+        generalist_weights=None,
         mode="intended",
         modality="auto",
         model_dir=setup.model_dir,
@@ -164,7 +165,7 @@ def _prepare(setup: Setup, settings: RoundSettings, console: Console) -> dict[st
     """Train and calibrate the student, unless that was done before."""
     labeled, unlabeled, _ = setup.parts()
     cases = setup.pool.cases(labeled, unlabeled)
-    store = ModelStore(settings.model_dir / "uncol")
+    store = ModelStore(settings.model_dir)
     seconds: dict[str, float] = {}
     with console.status("training") as status:
         reporter = _Status(status.update)
@@ -194,19 +195,19 @@ class _Status(Reporter):
 
 
 def _ours(pool: LabeledPool, test: Sequence[str], model_dir: Path) -> Arm:
-    return _student(pool, test, load_published(*_current(model_dir), CPU))
+    return _student(pool, test, load_version(*_current(model_dir), CPU))
 
 
 def _uncalibrated(pool: LabeledPool, test: Sequence[str], model_dir: Path) -> Arm:
-    published = load_published(*_current(model_dir), CPU)
+    published = load_version(*_current(model_dir), CPU)
     return _student(
         pool,
         test,
-        Published(published.student, published.manifest, CPU),
+        replace(published, calibration=Calibration()),
     )
 
 
-def _student(pool: LabeledPool, test: Sequence[str], published: Published) -> Arm:
+def _student(pool: LabeledPool, test: Sequence[str], published: LoadedStudent) -> Arm:
     published.segment(read_scan(pool.images / test[0]))  # the first call compiles kernels
     before, cases = _forget_peak(), []
     for file in test:
@@ -229,7 +230,7 @@ def _student(pool: LabeledPool, test: Sequence[str], published: Published) -> Ar
 
 
 def _theirs(pool: LabeledPool, test: Sequence[str], model_dir: Path) -> Arm:
-    published = load_published(*_current(model_dir), CPU)
+    published = load_version(*_current(model_dir), CPU)
     labels = [published.segment(read_scan(pool.images / file)).label for file in test]
     method = EpistemicByMonaiLabel(published)
     before, cases = _forget_peak(), []
@@ -327,7 +328,7 @@ def _shown(measured: Mapping[str, float] | None) -> str:
 
 
 def _current(model_dir: Path) -> tuple[ModelStore, int]:
-    store = ModelStore(model_dir / "uncol")
+    store = ModelStore(model_dir)
     return store, store.current() or 0
 
 

@@ -1,4 +1,4 @@
-"""Teacher embeddings on disk, under a content key, in a bounded space."""
+"""Generalist embeddings on disk, under a content key, in a bounded space."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import safetensors.torch
 from safetensors import SafetensorError
 
-from uncol.errors import StorageError
 from uncol.generalist.models.protocol import Encoded
+from uncol.storage.files import replacing
 from uncol.storage.trim import trim
 
 LIMIT_BYTES = 50 * 2**30
@@ -29,7 +29,7 @@ class EmbeddingCache:
         """Return an encoded view (float16, CPU), computing and keeping it if it is not there.
 
         Args:
-            key: names scan bytes, teacher weights, preprocessing and view.
+            key: names scan bytes, generalist weights, preprocessing and view.
             compute: makes the view.
 
         Raises:
@@ -44,22 +44,11 @@ class EmbeddingCache:
             state = {"image": encoded.image.half().cpu().contiguous()}
             for level, hidden in enumerate(encoded.hidden):
                 state[f"hidden{level}"] = hidden.half().cpu().contiguous()
-            self._write(path, state)
+            with replacing(path, also=(SafetensorError,)) as partial:
+                safetensors.torch.save_file(state, partial)
         levels = [state[f"hidden{level}"] for level in range(len(state) - 1)]
         return Encoded(state["image"], tuple(levels))
 
     def trim(self) -> None:
         """Delete the least recently used views until the folder fits its limit."""
         trim(self.folder, self.limit_bytes)
-
-    def _write(self, path: Path, state: dict) -> None:  # type: ignore[type-arg]
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            safetensors.torch.save_file(state, partial)
-            os.replace(partial, path)
-        except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
-            raise StorageError(
-                f"Could not write {path}: {error}. Free some disk space or choose another "
-                "model_dir."
-            ) from error

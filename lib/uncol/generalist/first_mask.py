@@ -1,4 +1,4 @@
-"""A first mask from a box or clicks: the generalized teacher, carried from slice to slice."""
+"""A first mask from a box or clicks: the generalist, carried from slice to slice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from uncol.data.masks import largest_component, tight_box
 from uncol.errors import RequestError
 from uncol.generalist.letterbox import Letterbox, plane_axes
-from uncol.generalist.models.protocol import Encoded, GeneralizedTeacher, Prompted, Prompts
+from uncol.generalist.models.protocol import Encoded, FoundationModel, Prompted, Prompts
 from uncol.generalist.prompts import MARGIN
 from uncol.types import Array
 
@@ -72,7 +72,7 @@ def make_prompt(
 
 
 def first_mask(
-    teacher: GeneralizedTeacher,
+    model: FoundationModel,
     shape: tuple[int, int, int],
     spacing_mm: tuple[float, float, float],
     prompt: Prompt,
@@ -81,7 +81,7 @@ def first_mask(
     """Segment the marked structure.
 
     Args:
-        teacher: the generalized teacher.
+        model: the generalist.
         shape: the scan's shape.
         spacing_mm: its voxel size.
         prompt: what was marked.
@@ -90,10 +90,10 @@ def first_mask(
     Returns:
         `(I, J, K)` bool.
     """
-    if teacher.dims == 3:
-        return _cube(teacher, Letterbox(shape, spacing_mm, teacher.side), prompt, encode)
-    axis = _choose_axis(teacher, shape, spacing_mm, prompt, encode)
-    return _Sweep(teacher, shape, spacing_mm, axis, encode).run(prompt)
+    if model.dims == 3:
+        return _cube(model, Letterbox(shape, spacing_mm, model.side), prompt, encode)
+    axis = _choose_axis(model, shape, spacing_mm, prompt, encode)
+    return _Sweep(model, shape, spacing_mm, axis, encode).run(prompt)
 
 
 class _Sweep:
@@ -101,17 +101,17 @@ class _Sweep:
 
     def __init__(
         self,
-        teacher: GeneralizedTeacher,
+        model: FoundationModel,
         shape: tuple[int, int, int],
         spacing_mm: tuple[float, float, float],
         axis: int,
         encode: Encode,
     ) -> None:
-        self.teacher, self.axis, self.encode = teacher, axis, encode
+        self.model, self.axis, self.encode = model, axis, encode
         self.shape = shape
         plane = plane_axes(axis)
         size = tuple(shape[a] for a in plane)
-        self.box = Letterbox(size, tuple(spacing_mm[a] for a in plane), teacher.side)
+        self.box = Letterbox(size, tuple(spacing_mm[a] for a in plane), model.side)
         self.plane = plane
 
     def run(self, prompt: Prompt) -> Array:
@@ -190,7 +190,7 @@ class _Sweep:
     def _ask(self, index: int, corners: Array) -> tuple[Array, float]:
         boxes = self.box.boxes_to_view(torch.from_numpy(corners)[None])
         image = self.encode(self.axis, index).image.float()
-        answer: Prompted = self.teacher.prompt(image, Prompts(boxes=boxes))
+        answer: Prompted = self.model.prompt(image, Prompts(boxes=boxes))
         probs = self.box.grow(answer.logits)[0].sigmoid().cpu().numpy()
         return probs, float(answer.quality[0])
 
@@ -224,13 +224,13 @@ class _Sweep:
         return stacked
 
 
-def _cube(teacher: GeneralizedTeacher, box: Letterbox, prompt: Prompt, encode: Encode) -> Array:
+def _cube(model: FoundationModel, box: Letterbox, prompt: Prompt, encode: Encode) -> Array:
     clicks = np.concatenate([prompt.foreground, prompt.background])
     kinds = [1.0] * len(prompt.foreground) + [0.0] * len(prompt.background)
     if prompt.box is not None:  # SAM-Med3D takes clicks only; a box's middle is one
         middle = [(prompt.box[2 * a] + prompt.box[2 * a + 1]) // 2 for a in range(3)]
         clicks, kinds = np.concatenate([[middle], clicks]), [1.0, *kinds]
-    answer = teacher.prompt(
+    answer = model.prompt(
         encode(-1, 0).image.float(),
         Prompts(
             clicks=box.clicks_to_view(torch.from_numpy(clicks))[None], kinds=torch.tensor([kinds])
@@ -247,13 +247,13 @@ def _cube(teacher: GeneralizedTeacher, box: Letterbox, prompt: Prompt, encode: E
 
 
 def _choose_axis(
-    teacher: GeneralizedTeacher,
+    model: FoundationModel,
     shape: tuple[int, int, int],
     spacing_mm: tuple[float, float, float],
     prompt: Prompt,
     encode: Encode,
 ) -> int:
-    """Return the slice axis: the thick one, or where the teacher is surest on the first slice."""
+    """Return the slice axis: the thick one, or where the generalist is surest on the first slice."""
     if 1 in shape:
         return shape.index(1)
     order = np.argsort(spacing_mm)
@@ -261,7 +261,7 @@ def _choose_axis(
         return int(order[2])
     quality = {}
     for axis in range(3):
-        sweep = _Sweep(teacher, shape, spacing_mm, axis, encode)
+        sweep = _Sweep(model, shape, spacing_mm, axis, encode)
         quality[axis] = sweep.ask_first(sweep.start(prompt), prompt)[1]
     return max(quality, key=lambda axis: quality[axis])
 

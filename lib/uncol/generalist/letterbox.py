@@ -1,6 +1,6 @@
-"""Between a scan and a teacher's square or cubic views.
+"""Between a scan and a generalist's square or cubic views.
 
-A 2D teacher sees slices of a 3D scan; a 3D teacher sees the whole scan as one cube. Views keep
+A 2D generalist sees slices of a 3D scan; a 3D generalist sees the whole scan as one cube. Views keep
 the scan's proportions in mm and are padded at their far ends.
 """
 

@@ -1,4 +1,4 @@
-"""Open the generalized teacher for a pool: its slice axis, and the labels it is heeded on."""
+"""Open the generalist for a pool: its slice axis, and the labels it is heeded on."""
 
 from __future__ import annotations
 
@@ -11,64 +11,66 @@ from uncol.data.crops import CropMap
 from uncol.data.labels import IGNORE_VALUE
 from uncol.data.prepared import TrainingCase
 from uncol.generalist.cache import EmbeddingCache
-from uncol.generalist.models import load_teacher
-from uncol.generalist.models.protocol import GeneralizedTeacher
+from uncol.generalist.models import load_foundation_model
+from uncol.generalist.models.protocol import FoundationModel
 from uncol.generalist.pool import Generalist
-from uncol.method.recipe import MODES
+from uncol.method.recipe import Recipe
 from uncol.round_settings import RoundSettings
 from uncol.storage.files import GIB
 
 AXIS_TRIALS = 3  # annotated cases on which the slice axis is tried
 
 
-def open_generalist(labeled: Sequence[TrainingCase], settings: RoundSettings) -> Generalist | None:
-    """Load the generalized teacher of the settings and choose its slice axis; None for `none`.
+def open_generalist(
+    labeled: Sequence[TrainingCase], recipe: Recipe, settings: RoundSettings
+) -> Generalist | None:
+    """Load the generalist of the settings and choose its slice axis; None for `none`.
 
     Args:
         labeled: annotated cases, on the first of which the axis is tried.
-        settings: name, weights, cache folder, mode, device and seed.
+        recipe: what the run does.
+        settings: name, weights, cache folder, device and seed.
 
     Raises:
         WeightsError: it cannot be loaded.
     """
-    teacher = load_teacher(
-        settings.teacher,
-        weights=settings.teacher_weights,
-        weights_dir=settings.model_dir / "weights",
+    model = load_foundation_model(
+        settings.generalist,
+        weights=settings.generalist_weights,
+        weights_dir=settings.folder.downloads,
     )
-    if teacher is None:
+    if model is None:
         return None
-    teacher.network.to(settings.device)
-    folder = settings.model_dir / "cache" / "embeddings"
-    cache = EmbeddingCache(folder, limit_bytes=settings.cache_gb * GIB)
+    model.network.to(settings.device)
+    cache = EmbeddingCache(settings.folder.encoded_cache, limit_bytes=settings.cache_gb * GIB)
 
     def make(axis: int) -> Generalist:
         return Generalist(
-            teacher,
+            model,
             cache,
             axis=axis,
-            mode=MODES[settings.mode],
+            recipe=recipe,
             device=settings.device,
             generator=np.random.default_rng(settings.seed),
         )
 
-    return make(better_axis(teacher, labeled[:AXIS_TRIALS], make))
+    return make(better_axis(model, labeled[:AXIS_TRIALS], make))
 
 
 def better_axis(
-    teacher: GeneralizedTeacher,
+    model: FoundationModel,
     cases: Iterable[TrainingCase],
     make: Callable[[int], Generalist],
 ) -> int:
-    """Choose the slice axis on which the teacher agrees best with annotations.
+    """Choose the slice axis on which the generalist agrees best with annotations.
 
     Args:
-        teacher: a 2D teacher; a 3D one has no slice axis and gets 2.
+        model: a 2D generalist; a 3D one has no slice axis and gets 2.
         cases: annotated cases to try on.
         make: makes a generalist for an axis.
     """
     cases = list(cases)
-    if teacher.dims == 3:
+    if model.dims == 3:
         return 2
     if not cases:
         return 2

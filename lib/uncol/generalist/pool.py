@@ -1,4 +1,4 @@
-"""The generalized teacher on a pool: encode once, keep on disk, prompt as often as needed."""
+"""The generalist on a pool: encode once, keep on disk, prompt as often as needed."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from uncol.data.masks import filled_box
 from uncol.data.prepared import TrainingCase
 from uncol.generalist.cache import EmbeddingCache
 from uncol.generalist.letterbox import Letterbox, even_slices, plane_axes, slices_along
-from uncol.generalist.models.protocol import Encoded, GeneralizedTeacher
+from uncol.generalist.models.protocol import Encoded, FoundationModel
 from uncol.generalist.prompting import class_masks, prompt_view
 from uncol.generalist.seen import Seen, Views
-from uncol.method.recipe import Mode
+from uncol.method.recipe import Recipe
 from uncol.method.stages import Knowledge
 from uncol.types import Array
 
-HIDDEN_GRID = 16  # teacher states are pooled to this many tokens a side
+HIDDEN_GRID = 16  # generalist states are pooled to this many tokens a side
 REACH = 0.75  # a slice speaks for tokens up to this many token sizes away
 Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Worth:
-    """How well the teacher finds a label from a perfect box, beside the box itself.
+    """How well the generalist finds a label from a perfect box, beside the box itself.
 
     Attributes:
         dice: of its masks on annotated views; NaN where none has the label.
@@ -49,32 +49,32 @@ class Worth:
 
 
 class Generalist:
-    """Holds what a teacher knows of each case of a run, and samples it for crops."""
+    """Holds what a generalist knows of each case of a run, and samples it for crops."""
 
     def __init__(
         self,
-        teacher: GeneralizedTeacher,
+        model: FoundationModel,
         cache: EmbeddingCache,
         *,
         axis: int,
-        mode: Mode,
+        recipe: Recipe,
         device: torch.device,
         generator: np.random.Generator,
     ) -> None:
         """Make one.
 
         Args:
-            teacher: the frozen foundation model, on `device`.
+            model: the frozen foundation model, on `device`.
             cache: where embeddings are kept.
-            axis: slice axis for a 2D teacher.
-            mode: which released behaviours to reproduce.
-            device: where the teacher runs.
+            axis: slice axis for a 2D generalist.
+            recipe: what the run does.
+            device: where the generalist runs.
             generator: source of randomness for clicks.
         """
-        self.teacher = teacher
+        self.model = model
         self.cache = cache
-        self.axis = None if teacher.dims == 3 else axis
-        self.mode = mode
+        self.axis = None if model.dims == 3 else axis
+        self.recipe = recipe
         self.device = device
         self.generator = generator
         self.silent: frozenset[int] = frozenset()  # values of labels it is not heeded on
@@ -97,7 +97,7 @@ class Generalist:
         encoded = [self._encoded(case, views, index) for index in views.indices]
         hidden = tuple(
             self._kept(views.stack(torch.stack([e.hidden[level][0] for e in encoded])).half())
-            for level in range(len(self.teacher.hidden_channels))
+            for level in range(len(self.model.hidden_channels))
         )
         slices = case.shape[2 if self.axis is None else self.axis]
         lookup = torch.full((slices,), -1)
@@ -139,12 +139,12 @@ class Generalist:
                     targets[value - 1] = None
             unsure = None if uncertainty is None else self._region(uncertainty, index)
             answer = prompt_view(
-                self.teacher,
+                self.model,
                 encoded.image.to(self.device).float(),
                 targets,
                 seen.views.box,
                 uncertainty=unsure,
-                mode=self.mode,
+                recipe=self.recipe,
                 generator=self.generator,
             )
             probs.append(answer.probs.half().cpu())
@@ -191,7 +191,7 @@ class Generalist:
         return len(self.silent) < classes - 1
 
     def describe(self, case: TrainingCase, count: int) -> Tensor:
-        """Return where a case lies in the teacher's space: image features `(d,)`, pooled.
+        """Return where a case lies in the generalist's space: image features `(d,)`, pooled.
 
         Args:
             case: any case.
@@ -204,7 +204,7 @@ class Generalist:
     def knowledge(
         self, case: TrainingCase, place: CropMap, tokens: Shape, *, semantic: bool
     ) -> Knowledge:
-        """Sample a case's teacher features on a crop's token grid; batch of one."""
+        """Sample a case's generalist features on a crop's token grid; batch of one."""
         seen = self._seen[case.name]
         points = place.places(tokens)  # (*tokens, 3)
         hidden = tuple(_sample(level, points, seen.views.extent) for level in seen.hidden)
@@ -248,13 +248,13 @@ class Generalist:
 
     def _views(self, case: TrainingCase, count: int) -> Views:
         if self.axis is None:
-            box = Letterbox(case.shape, case.spacing_mm, self.teacher.side)
+            box = Letterbox(case.shape, case.spacing_mm, self.model.side)
             return Views(None, [0], box, case.shape)
         plane = plane_axes(self.axis)
         box = Letterbox(
             tuple(case.shape[a] for a in plane),
             tuple(case.spacing_mm[a] for a in plane),
-            self.teacher.side,
+            self.model.side,
         )
         return Views(self.axis, even_slices(case.shape[self.axis], count), box, case.shape)
 
@@ -273,7 +273,7 @@ class Generalist:
 
     def _encoded(self, case: TrainingCase, views: Views, index: int) -> Encoded:
         identity = (
-            f"{case.key} {self.axis} {index} {self.teacher.fingerprint} {self.mode.raw_hidden}"
+            f"{case.key} {self.axis} {index} {self.model.fingerprint} {self.recipe.raw_states}"
         )
         key = hashlib.sha256(identity.encode()).hexdigest()[:32]
 
@@ -282,17 +282,17 @@ class Generalist:
             region = whole if self.axis is None else whole.take(index, axis=self.axis)
             region = torch.from_numpy(np.array(region, dtype=np.float32))
             view = views.box.shrink(region[None]).to(self.device)
-            encoded = self.teacher.encode(view)
+            encoded = self.model.encode(view)
             states = encoded.hidden
-            if self.mode.raw_hidden:
-                states = self.teacher.encode(view, raw=True).hidden
+            if self.recipe.raw_states:
+                states = self.model.encode(view, raw=True).hidden
             return Encoded(encoded.image, tuple(_pool(state) for state in states))
 
         return self.cache.get(key, compute)
 
 
 def _pool(state: Tensor) -> Tensor:
-    if state.shape[-1] <= HIDDEN_GRID:  # 3D teachers have 8 tokens a side
+    if state.shape[-1] <= HIDDEN_GRID:  # 3D generalists have 8 tokens a side
         return state
     return F.adaptive_avg_pool2d(state, HIDDEN_GRID)
 

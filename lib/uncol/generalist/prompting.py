@@ -1,4 +1,4 @@
-"""Prompt a teacher on one view with one mask a class, boxes or clicks as it likes."""
+"""Prompt a generalist on one view with one mask a class, boxes or clicks as it likes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from uncol.data.masks import largest_component, tight_box
 from uncol.generalist.letterbox import Letterbox
-from uncol.generalist.models.protocol import GeneralizedTeacher, Prompted, Prompts
+from uncol.generalist.models.protocol import FoundationModel, Prompted, Prompts
 from uncol.generalist.prompts import MARGIN, certain_clicks, random_click
-from uncol.method.recipe import Mode
+from uncol.method.recipe import Recipe
 from uncol.types import Array
 
 CLICKS = 5
@@ -20,7 +20,7 @@ CLICKS = 5
 
 @dataclass(frozen=True)
 class Answer:
-    """A teacher's answer on one view.
+    """A generalist's answer on one view.
 
     Attributes:
         probs: `(C - 1, *region)`, sigmoid of the mask logits; 0 for an absent class.
@@ -38,13 +38,13 @@ def class_masks(mask: Tensor, classes: int) -> list[Array]:
 
 
 def prompt_view(
-    teacher: GeneralizedTeacher,
+    model: FoundationModel,
     image: Tensor,
     targets: list[Array | None],
     box: Letterbox,
     *,
     uncertainty: Tensor | None,
-    mode: Mode,
+    recipe: Recipe,
     generator: np.random.Generator,
 ) -> Answer:
     """Prompt one encoded view for every class.
@@ -52,30 +52,30 @@ def prompt_view(
     An absent class is not prompted: a whole-image box makes MedSAM invent foreground.
 
     Args:
-        teacher: the teacher.
+        model: the generalist.
         image: `(1, D, *grid)`, the encoded view.
         targets: each class's mask in the region, `(*region)` bool; None for one not asked for.
         box: the way between region and view.
         uncertainty: the specialist's, `(*region)`; None when the masks are annotations.
-        mode: which released behaviours to reproduce.
+        recipe: what the run does.
         generator: source of randomness for clicks.
     """
     grid = image.shape[2:]
     probs = torch.zeros(len(targets), *box.shape)
-    tokens = torch.zeros(len(targets), teacher.token_channels, *grid)
+    tokens = torch.zeros(len(targets), model.token_channels, *grid)
     memory: Tensor | None = None
     for row, target in enumerate(targets):
         if target is None:
             continue
-        if not target.any() and (teacher.takes_boxes or uncertainty is None):
+        if not target.any() and (model.takes_boxes or uncertainty is None):
             continue
-        if teacher.takes_boxes:
-            prompted = _by_box(teacher, image, target, box)
+        if model.takes_boxes:
+            prompted = _by_box(model, image, target, box)
         else:
-            if not mode.carry_memory:
+            if not recipe.mask_memory_carried_over:
                 memory = None  # trap 5: the released code keeps the last class's mask
             prompted = _by_clicks(
-                teacher, image, target, box, uncertainty, memory, mode=mode, generator=generator
+                model, image, target, box, uncertainty, memory, recipe=recipe, generator=generator
             )
             memory = prompted.logits
         probs[row] = box.grow(prompted.logits)[0].sigmoid().cpu()
@@ -83,21 +83,21 @@ def prompt_view(
     return Answer(probs, tokens.flatten(0, 1))
 
 
-def _by_box(teacher: GeneralizedTeacher, image: Tensor, target: Array, box: Letterbox) -> Prompted:
+def _by_box(model: FoundationModel, image: Tensor, target: Array, box: Letterbox) -> Prompted:
     margin = MARGIN * float(box.extent.max())
     corners = torch.from_numpy(tight_box(target, margin=margin))[None]
-    return teacher.prompt(image, Prompts(boxes=box.boxes_to_view(corners)))
+    return model.prompt(image, Prompts(boxes=box.boxes_to_view(corners)))
 
 
 def _by_clicks(
-    teacher: GeneralizedTeacher,
+    model: FoundationModel,
     image: Tensor,
     target: Array,
     box: Letterbox,
     uncertainty: Tensor | None,
     memory: Tensor | None,
     *,
-    mode: Mode,
+    recipe: Recipe,
     generator: np.random.Generator,
 ) -> Prompted:
     """Give five clicks one after the other, each with the mask of the step before."""
@@ -106,7 +106,7 @@ def _by_clicks(
     certain = None
     if uncertainty is not None:
         certain = certain_clicks(
-            torch.from_numpy(target), uncertainty, CLICKS, released=mode.shifted_clicks
+            torch.from_numpy(target), uncertainty, CLICKS, released=recipe.shifted_clicks
         )
     found = np.zeros_like(target)
     prompted: Prompted | None = None
@@ -122,12 +122,12 @@ def _by_clicks(
             voxel, kind = certain[0][step].float(), float(certain[1][step])
         clicks = torch.cat([clicks, voxel[None]])
         kinds = torch.cat([kinds, torch.tensor([kind])])
-        prompted = teacher.prompt(
+        prompted = model.prompt(
             image,
             Prompts(clicks=box.clicks_to_view(clicks)[None], kinds=kinds[None], memory=memory),
         )
         memory = prompted.logits
-        threshold = 0.5 if mode.carry_memory else 0.0  # trap 5: 0.5 applied to logits
+        threshold = 0.5 if recipe.mask_memory_carried_over else 0.0  # trap 5: 0.5 applied to logits
         found = (box.grow(prompted.logits)[0] > threshold).cpu().numpy()
     if prompted is None:
         raise ValueError("a click needs a mask that differs from an empty one")

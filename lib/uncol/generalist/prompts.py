@@ -1,4 +1,4 @@
-"""From a mask to boxes or clicks for the generalized teacher (uncol-method.md section 1.8)."""
+"""From a mask to boxes or clicks for the generalist (uncol-method.md section 1.8)."""
 
 from __future__ import annotations
 

@@ -14,11 +14,11 @@ from uncol.types import Array
 
 @dataclass(frozen=True)
 class Views:
-    """Which views of a case the teacher has seen, and where they lie.
+    """Which views of a case the generalist has seen, and where they lie.
 
     Attributes:
-        axis: slice axis; None for a 3D teacher, whose single view is the whole scan.
-        indices: slices along it, evenly spread; `[0]` for a 3D teacher.
+        axis: slice axis; None for a 3D generalist, whose single view is the whole scan.
+        indices: slices along it, evenly spread; `[0]` for a 3D generalist.
         box: the way between the region and a view.
         size: the case's working shape.
     """
@@ -46,7 +46,7 @@ class Views:
 
 @dataclass
 class Seen:
-    """What the generalized teacher knows of a case.
+    """What the generalist knows of a case.
 
     Attributes:
         views: its views.

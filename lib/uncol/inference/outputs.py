@@ -15,7 +15,7 @@ from uncol.data.frame import Frame, Space
 from uncol.data.masks import extent
 from uncol.data.preprocess import prepare
 from uncol.data.scan import Grid, Volume
-from uncol.inference.pieces import Structures, keep_single_
+from uncol.inference.one_piece import Structures, keep_one_piece_
 from uncol.inference.places import find_places
 from uncol.inference.predict import Shape, predict
 from uncol.types import Array
@@ -27,7 +27,7 @@ RIM = 2  # voxels on both sides of a label's surface in which its uncertainty is
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SegmentSettings:
     """How a student's answer about a scan is made.
 
     Attributes:
@@ -35,14 +35,14 @@ class Recipe:
         modality: the model's intensity normalization.
         window: the model's window in working voxels.
         labels: name to value.
-        single: label values of which only the largest piece counts, see `pieces.py`.
+        one_piece: label values of which only the largest piece counts, see `one_piece.py`.
     """
 
     space: Space
     modality: str
     window: Shape
     labels: Mapping[str, int]
-    single: Structures = ()
+    one_piece: Structures = ()
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Segmentation:
 def segment(
     student: nn.Module,
     scan: Volume,
-    recipe: Recipe,
+    how: SegmentSettings,
     *,
     device: torch.device,
     calibration: Calibration,
@@ -95,16 +95,16 @@ def segment(
     Args:
         student: the student, in evaluation mode, on `device`.
         scan: the scan as read.
-        recipe: how it was trained to be asked.
+        how: how it was trained to be asked.
         device: where the student computes.
         calibration: how far its probabilities can be believed.
     """
-    labels = recipe.labels
-    prepared = prepare(scan, recipe.space, recipe.modality)
-    prediction = predict(student, prepared.image, recipe.window, device=device)
+    labels = how.labels
+    prepared = prepare(scan, how.space, how.modality)
+    prediction = predict(student, prepared.image, how.window, device=device)
     probs, frame = prediction.probs, prepared.frame
     working = most_probable(probs)
-    keep_single_(probs, working, recipe.single)
+    keep_one_piece_(probs, working, how.one_piece)
     confidence = soft_dice_confidence(probs, working)
     label = label_in_scan(probs, frame)  # as predicted: calibration never moves a boundary
     temper_(probs, working, calibration.temperatures_for(len(labels) + 1))

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 class Adapters(nn.Module):
-    """Training-only projections from the generalized teacher's width to the student's.
+    """Training-only projections from the generalist's width to the student's.
 
-    One projection serves all teacher states of one width, so a plain ViT teacher shares a single
+    One projection serves all generalist states of one width, so a plain ViT generalist shares a single
     one, as released. Never deployed.
     """
 
@@ -27,8 +27,8 @@ class Adapters(nn.Module):
         """Build the projections.
 
         Args:
-            hidden_channels: channels of each teacher state that is distilled.
-            token_channels: channels of the teacher's prompt-conditioned tokens, a class.
+            hidden_channels: channels of each generalist state that is distilled.
+            token_channels: channels of the generalist's prompt-conditioned tokens, a class.
             foreground: number of foreground classes.
             student_dim: token width of the student's prior encoder.
             student_width: channels of `s_prior`.
@@ -43,13 +43,13 @@ class Adapters(nn.Module):
         self.semantic = nn.Conv3d(token_channels * foreground, student_width, 1, bias=False)
 
     def project_hidden(self, hidden: Tensor) -> Tensor:
-        """Map a teacher state `(B, width, *tokens)` to `(B, student_dim, *tokens)`."""
+        """Map a generalist state `(B, width, *tokens)` to `(B, student_dim, *tokens)`."""
         projected: Tensor = self.visual[str(hidden.shape[1])](hidden)
         return projected
 
 
 def student_blocks(teacher_states: int, depth: int) -> range:
-    """Return which student block learns from each teacher state.
+    """Return which student block learns from each generalist state.
 
     2D pairs blocks 1 and 2 of 4, 3D blocks 0, 1 and 2, as released.
     """
@@ -61,9 +61,9 @@ def visual(projected: Sequence[Tensor], student: Sequence[Tensor], valid: Tensor
     """Return L_vis = 1/n sum_l MSE(proj(h_T), h_S).
 
     Args:
-        projected: n projected teacher states `(B, d, *tokens)`; gradient reaches the projection.
+        projected: n projected generalist states `(B, d, *tokens)`; gradient reaches the projection.
         student: the n matching student blocks.
-        valid: `(B, 1, *tokens)` in [0, 1], where the teacher was computed; 0 elsewhere.
+        valid: `(B, 1, *tokens)` in [0, 1], where the generalist was computed; 0 elsewhere.
     """
     terms = [masked_mse(t, s, valid) for t, s in zip(projected, student, strict=True)]
     return torch.stack(terms).mean()
@@ -77,8 +77,8 @@ def masked_mse(first: Tensor, second: Tensor, valid: Tensor) -> Tensor:
 
 
 def knowledge(semantic: Tensor, prior: Tensor, valid: Tensor) -> Tensor:
-    """Return what the decoder consumes in stage 1: the teacher's feature where there is one.
+    """Return what the decoder consumes in stage 1: the generalist's feature where there is one.
 
-    Tokens that the teacher did not see keep the student's own prior.
+    Tokens that the generalist did not see keep the student's own prior.
     """
     return valid * semantic + (1 - valid) * prior

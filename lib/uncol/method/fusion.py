@@ -1,4 +1,4 @@
-"""Two teachers and their uncertainty become one pseudo-label and its trust mask.
+"""Specialist and generalist and their uncertainty become one pseudo-label and its trust mask.
 
 uncol-method.md sections 2.3 and 2.4. This is the file to change the gate in.
 """
@@ -21,9 +21,9 @@ class PseudoLabel:
 
     Attributes:
         label: `(B, I, J, K)` class indices.
-        trusted: `(B, I, J, K)` bool, False where neither teacher is sure enough.
-        generalist: `(B, I, J, K)` bool, where the generalized teacher passed the gate.
-        specialist: `(B, I, J, K)` bool, where the specialized teacher passed it.
+        trusted: `(B, I, J, K)` bool, False where neither of them is sure enough.
+        generalist: `(B, I, J, K)` bool, where the generalist passed the gate.
+        specialist: `(B, I, J, K)` bool, where the specialist passed it.
     """
 
     label: Tensor
@@ -32,13 +32,13 @@ class PseudoLabel:
     specialist: Tensor
 
 
-def generalist_probs(foreground: Tensor, *, squash_twice: bool = False) -> Tensor:
+def generalist_probs(foreground: Tensor, *, softmax_over_probabilities: bool = False) -> Tensor:
     """Turn one mask probability a foreground class into class probabilities.
 
     Args:
         foreground: `(B, C - 1, I, J, K)`, sigmoid of each class's mask logits; 0 for a class that
             was not prompted.
-        squash_twice: the released softmax over probabilities, which keeps the generalist out of
+        softmax_over_probabilities: the released softmax over probabilities, which keeps the generalist out of
             the gate for half of the training (trap 2); else p / sum p.
 
     Returns:
@@ -46,7 +46,7 @@ def generalist_probs(foreground: Tensor, *, squash_twice: bool = False) -> Tenso
     """
     background = (1 - foreground.sum(dim=1, keepdim=True)).clamp_min(0.0)
     everything = torch.cat([background, foreground], dim=1)
-    if squash_twice:
+    if softmax_over_probabilities:
         return everything.softmax(dim=1)
     return everything / (everything.sum(dim=1, keepdim=True) + EPSILON)
 
@@ -59,10 +59,10 @@ def fuse(
     threshold: float,
     seen: Tensor | None = None,
 ) -> PseudoLabel:
-    """Fuse the teachers voxel by voxel.
+    """Fuse specialist and generalist voxel by voxel.
 
     w_G = e^{-U_G} / (e^{-U_G} + e^{-U_S});  P = w_G p_G + w_S p_S where both pass the gate
-    U <= tau, the passing teacher alone where one does, and nothing where none does.
+    U <= tau, the passing generalist alone where one does, and nothing where none does.
 
     Args:
         specialist: p_S `(B, C, I, J, K)`.

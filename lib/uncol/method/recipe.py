@@ -1,62 +1,106 @@
-"""`intended` or `release`: where the released code differs from what the paper means.
+"""What a training run does: the method as intended, as released, and with a part left out.
 
-Each switch names the trap of uncol-method.md section 2.6 that it reproduces. Traps 7, 8, 10, 13
-and 14 have no switch: 7, 10 and 14 are crashes or accidents of one script, 8 would select on test
-cases, and 13 only costs time. Their tests show the intended behaviour.
+`INTENDED` is the product. `RELEASED` reproduces where the released code differs from the paper;
+docs/method.md section 2.6 numbers these differences and says why some have no switch here. An
+ablation is `dataclasses.replace(INTENDED, ...)`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
-class Mode:
+class Recipe:
     """What a training run does.
 
     Attributes:
-        freeze_teacher_in_stage2: the specialized teacher stays at its stage-1 state (trap 1).
-        squash_twice: the generalist's probabilities are soft-maxed again (trap 2).
-        softmax_twice: so is the stage-1 Dice head (trap 3).
-        shifted_clicks: 'uncertain' clicks read the entropy map at shifted places (trap 4).
-        carry_memory: the low-resolution mask is carried from class to class (trap 5).
-        raw_hidden: the states for visual distillation see an un-normalized scan (trap 6).
-        empty_scores_zero: all metrics are 0 where a mask is empty (trap 9).
-        teacher_trains: in stage 2 the specialized teacher runs in training mode, and its buffers
-            are never updated (trap 11).
-        teacher_sees_crops: the specialized teacher sees the student's crops, turned and scaled;
-            no trap, theirs are hardly turned.
-        mixes_always: crops are copy-pasted whatever the preset says; no trap with the
-            paper's crops.
-        rate_overwritten: 2D stage 2 runs AdamW at the rate meant for SGD (trap 12).
+        semantic: stage 1 distils the generalist's prompted tokens (docs/method.md section 2.2);
+            without it the decoder consumes the student's own prior there, too.
+        visual: both stages distil the generalist's states.
+        generalist: the generalist speaks in pseudo-labels (section 2.4).
+        specialist: the specialist does.
+        upright: the specialist sees scans upright, however the student's crops are turned.
+        threshold: a fixed gate; None for the ramp tau(t), 1 for no gate at all.
+        mix_until: share of stage 2 up to which crops are copy-pasted into each other (section
+            2.1), 0 for never; None for what preset and crops ask for, see `with_mixing`.
+        mix_from: share of a scan that a crop must hold for copy-paste to help: of a smaller part,
+            what is pasted lies where no scan has it. The paper's atria have 0.45.
+        weigh_generalist: the generalist is heeded only on labels that it finds better than a box.
+        one_piece: predictions keep single structures in one piece, see `inference/one_piece.py`.
+        deploy_average: the specialist is deployed, else the student as it was after the last step.
+        specialist_frozen_in_stage2: difference 1.
+        softmax_over_probabilities: difference 2, of the generalist's pseudo-label.
+        softmax_twice_in_dice: difference 3, of stage 1's Dice head.
+        shifted_clicks: difference 4.
+        mask_memory_carried_over: difference 5, from class to class.
+        raw_states: difference 6, visual distillation sees an un-normalized scan.
+        empty_scores_zero: difference 9, all metrics are 0 where a mask is empty.
+        specialist_in_training_mode: difference 11, in stage 2, its buffers never updated.
+        rate_overwritten: difference 12, 2D stage 2 runs AdamW at the rate meant for SGD.
     """
 
-    freeze_teacher_in_stage2: bool = False
-    squash_twice: bool = False
-    softmax_twice: bool = False
+    semantic: bool = True
+    visual: bool = True
+    generalist: bool = True
+    specialist: bool = True
+    upright: bool = True
+    threshold: float | None = None
+    mix_until: float | None = None
+    mix_from: float = 0.4
+    weigh_generalist: bool = True
+    one_piece: bool = True
+    deploy_average: bool = True
+    specialist_frozen_in_stage2: bool = False
+    softmax_over_probabilities: bool = False
+    softmax_twice_in_dice: bool = False
     shifted_clicks: bool = False
-    carry_memory: bool = False
-    raw_hidden: bool = False
+    mask_memory_carried_over: bool = False
+    raw_states: bool = False
     empty_scores_zero: bool = False
-    teacher_trains: bool = False
-    teacher_sees_crops: bool = False
-    mixes_always: bool = False
+    specialist_in_training_mode: bool = False
     rate_overwritten: bool = False
 
+    def with_mixing(self, usual: float, *, crop_share: float = 1.0) -> Recipe:
+        """Return the recipe with a decision on how long crops are mixed.
 
-MODES = {
-    "intended": Mode(),
-    "release": Mode(
-        freeze_teacher_in_stage2=True,
-        squash_twice=True,
-        softmax_twice=True,
-        shifted_clicks=True,
-        carry_memory=True,
-        raw_hidden=True,
-        empty_scores_zero=True,
-        teacher_trains=True,
-        teacher_sees_crops=True,
-        mixes_always=True,
-        rate_overwritten=True,
-    ),
-}
+        Args:
+            usual: share of stage 2 that the preset mixes, unless the recipe itself says.
+            crop_share: share of a scan that a crop holds.
+        """
+        if self.mix_until is not None:
+            return self
+        return replace(self, mix_until=usual if crop_share >= self.mix_from else 0.0)
+
+    def mixes(self, progress: float) -> bool:
+        """Return whether a step copy-pastes its crops; only after `with_mixing`.
+
+        Args:
+            progress: of stage 2, from 0 to below 1; 0 in stage 1.
+
+        Raises:
+            ValueError: nobody has decided how long crops are mixed.
+        """
+        if self.mix_until is None:
+            raise ValueError("decide how long crops are mixed: Recipe.with_mixing")
+        return progress < self.mix_until
+
+
+INTENDED = Recipe()
+RELEASED = Recipe(
+    upright=False,  # its crops are hardly turned
+    mix_until=1.0,
+    weigh_generalist=False,
+    one_piece=False,
+    deploy_average=False,
+    specialist_frozen_in_stage2=True,
+    softmax_over_probabilities=True,
+    softmax_twice_in_dice=True,
+    shifted_clicks=True,
+    mask_memory_carried_over=True,
+    raw_states=True,
+    empty_scores_zero=True,
+    specialist_in_training_mode=True,
+    rate_overwritten=True,
+)
+RECIPES = {"intended": INTENDED, "release": RELEASED}

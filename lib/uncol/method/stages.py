@@ -18,7 +18,7 @@ VISUAL_WEIGHT = 0.1  # constant in stage 2
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What the generalized teacher says about a batch of crops, on the student's token grid.
+    """What the generalist says about a batch of crops, on the student's token grid.
 
     Attributes:
         hidden: its states, `(B, width, *tokens)` each.
@@ -39,7 +39,7 @@ class Crops:
         image: `(B, 1, I, J, K)`.
         label: `(B, I, J, K)` class indices; of annotated crops the annotation.
         counts: `(B, I, J, K)` bool, voxels whose label counts (annotated, or trusted).
-        knowledge: the generalized teacher's view, or None without one.
+        knowledge: the generalist's view, or None without one.
     """
 
     image: Tensor
@@ -79,7 +79,7 @@ def with_pseudo_label(crops: Crops, pseudo: PseudoLabel) -> Crops:
 
 
 def mix_crops(mask: Tensor, outside: Crops, inside: Crops) -> Crops:
-    """Copy-paste two batches. Teacher states are mixed as the images are, not computed anew.
+    """Copy-paste two batches. Generalist states are mixed as the images are, not computed anew.
 
     A pass of the frozen encoder for every mixed crop would cost a thousand times the rest of the
     step on a CPU; mixing the cached states of the unmixed scans costs nothing.
@@ -106,7 +106,7 @@ def pretrain(
 
     Args:
         student: the student.
-        adapters: projections from the teacher, or None without a teacher.
+        adapters: projections from the generalist, or None without a generalist.
         crops: annotated crops; each is mixed with its neighbour in the batch. Without tokens in
             their knowledge there is no semantic distillation.
         mask: copy-paste mask `(B, 1, I, J, K)`, or None to leave crops as they are.
@@ -151,7 +151,7 @@ def finetune(
 
     Args:
         student: the student.
-        adapters: projections from the teacher, or None without a teacher.
+        adapters: projections from the generalist, or None without a generalist.
         labeled: annotated crops x_a; x_b is the same batch moved by one.
         unlabeled: crops u_a with pseudo-labels, as many if they are mixed; u_b likewise.
         mask: copy-paste mask `(B, 1, I, J, K)`, or None to leave crops as they are.
@@ -190,7 +190,7 @@ def finetune(
 def _student_with(
     student: nn.Module, image: Tensor, target: Tensor, valid: Tensor
 ) -> StudentOutput:
-    """Run the student with the teacher's feature where there is one, its own prior elsewhere."""
+    """Run the student with the generalist's feature where there is one, its own prior elsewhere."""
     output: StudentOutput = student(
         image, knowledge=lambda prior: distill.knowledge(target, prior, valid)
     )

@@ -1,1 +1,1 @@
-"""A tensor becomes features: the student and the frozen generalized teachers."""
+"""A tensor becomes features: the student and the frozen generalists."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Strides = tuple[tuple[int, int, int], ...]
+from uncol.networks.spec import Strides
 
 
 class UNet(nn.Module):

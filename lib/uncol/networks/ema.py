@@ -1,4 +1,4 @@
-"""The specialized teacher: an exponential moving average of the student, buffers included."""
+"""The specialist: an exponential moving average of the student, buffers included."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ import torch
 from torch import nn
 
 
-def make_teacher(student: nn.Module) -> nn.Module:
+def make_specialist(student: nn.Module) -> nn.Module:
     """Return a frozen copy of the student, in evaluation mode."""
-    teacher = copy.deepcopy(student).eval()
-    return teacher.requires_grad_(False)
+    specialist = copy.deepcopy(student).eval()
+    return specialist.requires_grad_(False)
 
 
 @torch.no_grad()
-def update_teacher(
-    teacher: nn.Module, student: nn.Module, *, step: int, momentum: float, buffers: bool = True
+def update_specialist(
+    specialist: nn.Module, student: nn.Module, *, step: int, momentum: float, buffers: bool = True
 ) -> None:
-    """Move the teacher towards the student (uncol-method.md section 1.1).
+    """Move the specialist towards the student (uncol-method.md section 1.1).
 
     theta_T <- mu theta_T + (1 - mu) theta, with mu = min(1 - 1 / (t + 1), momentum).
 
     Args:
-        teacher: the specialized teacher, changed in place.
+        specialist: changed in place.
         student: the student after its step.
         step: steps done in this run, from 1.
         momentum: upper end of mu.
         buffers: also copy buffers (BatchNorm statistics); the released code does not (trap 11).
     """
     mu = min(1 - 1 / (step + 1), momentum)
-    for kept, new in zip(teacher.parameters(), student.parameters(), strict=True):
+    for kept, new in zip(specialist.parameters(), student.parameters(), strict=True):
         kept.lerp_(new, 1 - mu)
     if buffers:
-        for buffer, source in zip(teacher.buffers(), student.buffers(), strict=True):
+        for buffer, source in zip(specialist.buffers(), student.buffers(), strict=True):
             buffer.copy_(source)

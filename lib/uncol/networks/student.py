@@ -11,41 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from uncol.networks.backbones import Strides, UNet, VNet
+from uncol.networks.backbones import UNet, VNet
 from uncol.networks.prior import PriorEncoder
+from uncol.networks.spec import StudentSpec
 
 HEADS = 4
-
-
-@dataclass(frozen=True)
-class StudentSpec:
-    """The sizes of a student; what a preset fixes.
-
-    Attributes:
-        dims: 2 (slices) or 3.
-        channels: CNN channels from full size to bottleneck.
-        strides: down-sampling between levels along I, J, K (K is 1 in 2D).
-        prior_dim: token width of the prior encoder.
-        prior_depth: its number of blocks.
-        prior_heads: its attention heads.
-        prior_head_dim: the width of one.
-        prior_mlp: hidden width of its feed-forward part.
-    """
-
-    dims: int
-    channels: tuple[int, ...]
-    strides: Strides
-    prior_dim: int
-    prior_depth: int
-    prior_heads: int
-    prior_head_dim: int
-    prior_mlp: int
-
-    @property
-    def patch(self) -> tuple[int, int, int]:
-        """Total down-sampling along I, J, K; also the prior encoder's patch."""
-        total = torch.tensor(self.strides).prod(dim=0).tolist()
-        return (total[0], total[1], total[2])
 
 
 @dataclass(frozen=True)
@@ -127,7 +97,7 @@ class Student(nn.Module):
         Args:
             image: `(B, 1, I, J, K)`, sizes multiples of `spec.patch`; `K = 1` for a 2D student.
             knowledge: makes what the decoder consumes, `(B, D, *tokens)`, from `s_prior` of the
-                same shape; stage 1 puts the teacher's feature in its place here, everything else
+                same shape; stage 1 puts the generalist's feature in its place here, everything else
                 lets the decoder consume the prior itself.
         """
         flat = self.spec.dims == 2

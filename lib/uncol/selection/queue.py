@@ -45,16 +45,16 @@ class Order(BaseModel):
 class Queue:
     """Orders of a pool, kept in memory and in a file."""
 
-    def __init__(self, store: ModelStore, teacher: str) -> None:
+    def __init__(self, store: ModelStore, generalist: str) -> None:
         """Take up the stored orders, if there are any.
 
         Args:
             store: whose current version's scores count.
-            teacher: whose embeddings count.
+            generalist: whose embeddings count.
         """
         self._store = store
-        self._path = store.folder / "queue.json"
-        self._embeddings: Ledger[Embedding] = embeddings_of(store, teacher)
+        self._path = store.folder.queue
+        self._embeddings: Ledger[Embedding] = embeddings_of(store.folder, generalist)
         self._guard = threading.Lock()
         self._orders: dict[Key, Order] = _stored(self._path)
         self._kept = self._orders  # replaced, never changed, so it tells whether there is news
@@ -123,12 +123,14 @@ class Queue:
         before = [number for number in self._store.versions() if number < version]
         numbers = [*before[-1:], version]
         return {
-            n: s for number in numbers for n, s in scores_of(self._store, number).read().items()
+            n: s
+            for number in numbers
+            for n, s in scores_of(self._store.folder, number).read().items()
         }
 
     def _current_scores(self) -> Ledger[Score] | None:
         version = self._store.current()
-        return None if version is None else scores_of(self._store, version)
+        return None if version is None else scores_of(self._store.folder, version)
 
 
 def _stored(path: Path) -> dict[Key, Order]:

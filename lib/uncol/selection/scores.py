@@ -1,8 +1,4 @@
-"""What a model version thinks of each case, and what the generalized teacher sees in it.
-
-model_dir/uncol/scores/<version>/cases.jsonl       one `Score` a line
-model_dir/uncol/embeddings/<teacher>.jsonl         one `Embedding` a line, whatever the version
-"""
+"""What a model version thinks of each case, and what the generalist sees in it."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from uncol.storage.ledger import Ledger, Record
-from uncol.versions.store import SCORED, ModelStore
+from uncol.storage.model_folder import ModelFolder
 
 
 class LabelScore(BaseModel):
@@ -59,7 +55,7 @@ class Score(Record):
 
 
 class Embedding(Record):
-    """Where a case lies in the generalized teacher's space.
+    """Where a case lies in the generalist's space.
 
     Attributes:
         vector: pooled image features.
@@ -68,17 +64,14 @@ class Embedding(Record):
     vector: tuple[float, ...]
 
 
-MAPS, PRE_LABELS = "maps", "pre-labels"  # folders beside the scores, until the server takes them up
-
-
-def scores_of(store: ModelStore, version: int) -> Ledger[Score]:
+def scores_of(folder: ModelFolder, version: int) -> Ledger[Score]:
     """Return a version's scores."""
-    return _open(store.sidecars(version) / SCORED, Score)
+    return _open(folder.notes(version).scores, Score)
 
 
-def embeddings_of(store: ModelStore, teacher: str) -> Ledger[Embedding]:
-    """Return the pool's embeddings under a generalized teacher."""
-    return _open(store.folder / "embeddings" / f"{teacher}.jsonl", Embedding)
+def embeddings_of(folder: ModelFolder, generalist: str) -> Ledger[Embedding]:
+    """Return the pool's embeddings under a generalist."""
+    return _open(folder.embeddings(generalist), Embedding)
 
 
 @functools.cache

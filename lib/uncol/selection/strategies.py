@@ -31,7 +31,7 @@ class Candidates:
         waiting: cases without a label.
         labeled: cases with one.
         scores: the served version's scores; empty before the first version.
-        embeddings: the generalized teacher's vectors `(d,)`.
+        embeddings: the generalist's vectors `(d,)`.
     """
 
     waiting: Set[str]
@@ -66,7 +66,7 @@ def by_uncol(pool: Candidates, seed: int) -> list[Choice]:
     After ClaSP PE (arXiv:2601.13677): two of three places go to the cases most unsure about one
     label, the labels taking turns, the rest to those most unsure over all; log scores get Gumbel
     noise that fades as labels come in; a case far from the labeled and chosen ones in the
-    generalized teacher's space comes sooner.
+    generalist's space comes sooner.
     """
     scored = [name for name in sorted(pool.waiting) if name in pool.scores]
     if not scored:

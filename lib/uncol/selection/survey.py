@@ -14,10 +14,9 @@ from uncol.data.scan import Grid, read_grid, read_scan, write_volume
 from uncol.errors import ScanError
 from uncol.generalist.open import open_generalist
 from uncol.inference.outputs import Segmentation
+from uncol.method.recipe import RECIPES
 from uncol.round_settings import RoundSettings
 from uncol.selection.scores import (
-    MAPS,
-    PRE_LABELS,
     Embedding,
     LabelScore,
     Score,
@@ -25,13 +24,13 @@ from uncol.selection.scores import (
     scores_of,
 )
 from uncol.training.reporter import Reporter
-from uncol.versions.loaded import Published, load_published
+from uncol.versions.loaded import LoadedStudent, load_version
 from uncol.versions.store import ModelStore
 
 logger = logging.getLogger(__name__)
 
 TRIM_EVERY = 100  # embedded cases after which the cache is brought back to its limit
-VIEWS = 2  # slices of a case that stand for it in the generalized teacher's space
+VIEWS = 2  # slices of a case that stand for it in the generalist's space
 
 
 @dataclass
@@ -64,34 +63,36 @@ def survey(cases: Sequence[Case], settings: RoundSettings, reporter: Reporter) -
         reporter: hears of the phases.
 
     Raises:
-        WeightsError: the version or the generalized teacher cannot be loaded.
+        WeightsError: the version or the generalist cannot be loaded.
         StorageError: something could not be written.
     """
-    store = ModelStore(settings.model_dir / "uncol")
+    store = ModelStore(settings.model_dir)
     found = Found()
     version = store.current()
     if version is not None and store.manifest(version).labels == dict(settings.labels):
         calibrate(cases, version, settings, reporter)
-        published = load_published(store, version, settings.device)
+        published = load_version(store, version, settings.device)
         _score(store, published, [case for case in cases if case.label is None], reporter, found)
     embed(store, cases, settings, reporter, found)
     return found
 
 
 def missing(
-    store: ModelStore, teacher: str, *, unlabeled: Sequence[str], everyone: Sequence[str]
+    store: ModelStore, generalist: str, *, unlabeled: Sequence[str], everyone: Sequence[str]
 ) -> set[str]:
     """Return the cases that a survey would look at."""
     version = store.current()
     left: set[str] = set()
     if version is not None:
-        left |= set(unlabeled) - scores_of(store, version).read().keys()
-    if teacher != "none":
-        left |= set(everyone) - embeddings_of(store, teacher).read().keys()
+        left |= set(unlabeled) - scores_of(store.folder, version).read().keys()
+    if generalist != "none":
+        left |= set(everyone) - embeddings_of(store.folder, generalist).read().keys()
     return left
 
 
-def score_of(case: str, published: Published, result: Segmentation, *, map_file: str = "") -> Score:
+def score_of(
+    case: str, published: LoadedStudent, result: Segmentation, *, map_file: str = ""
+) -> Score:
     """Return what a version thinks of a case it segmented."""
     told = published.summary(result)
     quality = told["quality"]
@@ -115,18 +116,18 @@ def score_of(case: str, published: Published, result: Segmentation, *, map_file:
 
 def _score(
     store: ModelStore,
-    published: Published,
+    published: LoadedStudent,
     cases: Sequence[Case],
     reporter: Reporter,
     found: Found,
 ) -> None:
-    scores = scores_of(store, published.manifest.version)
+    notes = store.folder.notes(published.manifest.version)
+    scores = scores_of(store.folder, published.manifest.version)
     done = scores.read()
     waiting = [case for case in cases if case.name not in done]
     found.skipped = len(cases) - len(waiting)
-    maps, labels = (scores.path.parent / folder for folder in (MAPS, PRE_LABELS))
-    maps.mkdir(parents=True, exist_ok=True)
-    labels.mkdir(exist_ok=True)
+    for folder in (notes.maps, notes.pre_labels):
+        folder.mkdir(parents=True, exist_ok=True)
     for number, case in enumerate(waiting, start=1):
         reporter.phase(f"scoring case {number} of {len(waiting)}")
         try:
@@ -135,8 +136,8 @@ def _score(
             found.left_out[case.name] = str(error)
             continue
         name = f"{case.name}.nii.gz"
-        write_volume(labels / name, result.label, result.grid)
-        write_volume(maps / name, result.uncertainty, result.grid)
+        write_volume(notes.pre_labels / name, result.label, result.grid)
+        write_volume(notes.maps / name, result.uncertainty, result.grid)
         scores.add(score_of(case.name, published, result, map_file=name))
         found.scored += 1
 
@@ -148,7 +149,7 @@ def embed(
     reporter: Reporter,
     found: Found,
 ) -> None:
-    """Embed the cases that nobody has embedded, in the generalized teacher's space.
+    """Embed the cases that nobody has embedded, in the generalist's space.
 
     Args:
         store: where embeddings are kept.
@@ -157,32 +158,32 @@ def embed(
         reporter: hears of the phases.
         found: is told how many, and which could not be read.
     """
-    embeddings = embeddings_of(store, settings.teacher)
+    embeddings = embeddings_of(store.folder, settings.generalist)
     done = embeddings.read()
     waiting = [case for case in cases if case.name not in done]
-    if not waiting or settings.teacher == "none":
+    if not waiting or settings.generalist == "none":
         return
-    space, teacher = _space(store, cases), open_generalist([], settings)
-    if space is None or teacher is None:
+    space, generalist = _space(store, cases), open_generalist([], RECIPES[settings.mode], settings)
+    if space is None or generalist is None:
         return
     prepared = CaseStore(
-        settings.model_dir / "cache" / "prepared",
+        settings.folder.prepared_cache,
         space,
         modality=settings.modality,
         labels=settings.labels,
     )
     for number, case in enumerate(waiting, start=1):
-        reporter.phase(f"generalized teacher looks at case {number} of {len(waiting)}")
+        reporter.phase(f"generalist looks at case {number} of {len(waiting)}")
         try:
-            vector = teacher.describe(prepared.load(replace(case, label=None)), VIEWS)
+            vector = generalist.describe(prepared.load(replace(case, label=None)), VIEWS)
         except ScanError as error:
             found.left_out[case.name] = str(error)
             continue
         embeddings.add(Embedding(case=case.name, vector=tuple(vector.tolist())))
         found.embedded += 1
         if found.embedded % TRIM_EVERY == 0:
-            teacher.cache.trim()
-    teacher.cache.trim()
+            generalist.cache.trim()
+    generalist.cache.trim()
 
 
 def _space(store: ModelStore, cases: Sequence[Case]) -> Space | None:

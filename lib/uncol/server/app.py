@@ -57,9 +57,9 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         self.uncol, notes = parse_settings(conf)
         for note in notes:
             logger.warning(note)
-        self.models = ModelStore(self.uncol.model_dir / "uncol")
+        self.models = ModelStore(self.uncol.model_dir)
         self.served = ServedStudent(self.models, self.uncol.labels)
-        self.queue = Queue(self.models, self.uncol.teacher)
+        self.queue = Queue(self.models, self.uncol.generalist)
         self.pending = PendingTraining(self.models.folder)
         super().__init__(
             app_dir,

@@ -17,7 +17,7 @@ from uncol.datastores.pacs import PacsDatastore
 from uncol.datastores.studies import pool_of
 from uncol.errors import PacsError, UncolError
 from uncol.selection.queue import Queue
-from uncol.selection.scores import MAPS, PRE_LABELS, Score, scores_of
+from uncol.selection.scores import Score, scores_of
 from uncol.selection.survey import missing
 from uncol.server.host import Host
 from uncol.settings import Settings
@@ -86,13 +86,10 @@ class Caretaker:
             return
         everyone = sorted(waiting | labeled)
         left = missing(
-            self._store, self._settings.teacher, unlabeled=sorted(waiting), everyone=everyone
+            self._store, self._settings.generalist, unlabeled=sorted(waiting), everyone=everyone
         )
         version = self._store.current()
-        if (
-            version is not None
-            and not (self._store.sidecars(version) / "calibration.json").exists()
-        ):
+        if version is not None and not self._store.folder.notes(version).calibration.exists():
             left.add("")  # the calibration itself
         if left and self._tried != (version, left):
             self._tried = (version, left)
@@ -103,8 +100,8 @@ class Caretaker:
         version = self._store.current()
         if version is None:
             return
-        scores = scores_of(self._store, version)
-        written = {path.name: path for path in (scores.path.parent / MAPS).glob("*.nii.gz")}
+        notes, scores = self._store.folder.notes(version), scores_of(self._store.folder, version)
+        written = {path.name: path for path in notes.maps.glob("*.nii.gz")}
         if not written:
             return
         store = self._host.datastore()
@@ -115,13 +112,12 @@ class Caretaker:
             for score in scores.read().values():
                 path = written.get(score.map_file)
                 if path is not None and score.case in names:
-                    self._take_up(score, path, version)
+                    self._take_up(score, path, notes.pre_labels / path.name, version)
 
-    def _take_up(self, score: Score, path: Path, version: int) -> None:
+    def _take_up(self, score: Score, path: Path, label: Path, version: int) -> None:
         """Keep a case's label (tag `original`, which viewers load) and map, and publish them."""
         store, labels = self._host.datastore(), self._settings.labels
         told = {"model_version": version}  # no more: MONAI Label rewrites the index each time
-        label = path.parent.with_name(PRE_LABELS) / path.name
         try:
             if label.exists():
                 params = {"label_names": dict(labels), "uncol": told}
@@ -144,7 +140,7 @@ class Caretaker:
         version = self._store.current()
         if version is None or version == self._doubted:
             return
-        if not (self._store.sidecars(version) / "doubts.json").exists():
+        if not self._store.folder.notes(version).doubts.exists():
             return
         self._doubted = version
         for doubt in read_doubts(self._store, version):

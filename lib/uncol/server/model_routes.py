@@ -9,10 +9,9 @@ from monailabel.config import RBAC_ADMIN, RBAC_USER
 from monailabel.config import settings as server_settings
 from monailabel.endpoints.user.auth import RBAC
 
+from uncol.storage.model_folder import VERSIONS_KEPT
 from uncol.versions.report import list_versions, show_version
 from uncol.versions.store import ModelStore
-
-KEPT = 5  # versions that a clean-up leaves, beside the served one
 
 
 def add_model_routes(api: FastAPI, store: ModelStore) -> None:
@@ -23,7 +22,7 @@ def add_model_routes(api: FastAPI, store: ModelStore) -> None:
 
     @router.get("/", summary=f"{RBAC_USER}List published and refused versions", dependencies=user)
     def list_models() -> list[dict[str, Any]]:
-        return list_versions(store)
+        return [line.model_dump(exclude_unset=True) for line in list_versions(store)]
 
     @router.get("/{version}", summary=f"{RBAC_USER}Tell all of a version", dependencies=user)
     def show_model(version: int) -> dict[str, Any]:
@@ -36,7 +35,7 @@ def add_model_routes(api: FastAPI, store: ModelStore) -> None:
         return {"served": store.rollback(version)}
 
     @router.post("/gc", summary=f"{RBAC_ADMIN}Delete old versions", dependencies=admin)
-    def gc(keep: Annotated[int, Query(ge=1)] = KEPT) -> dict[str, list[int]]:
+    def gc(keep: Annotated[int, Query(ge=1)] = VERSIONS_KEPT) -> dict[str, list[int]]:
         return {"deleted": store.gc(keep)}
 
     api.include_router(router)

@@ -5,17 +5,53 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from uncol.errors import StorageError
 
+GIB = 2**30
+REMEDY = "Free some disk space, or choose another model_dir."
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file in one step."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    flush(partial)
-    os.replace(partial, path)
+
+@contextmanager
+def replacing(
+    path: Path, *, also: tuple[type[Exception], ...] = (), remedy: str = REMEDY
+) -> Iterator[Path]:
+    """Yield a path to write to; what lies there at the end takes the file's place in one step.
+
+    Makes the folder. The content is on the disk before the old file goes.
+
+    Args:
+        path: the file.
+        also: what a writer raises, beside `OSError`, where the disk is full.
+        remedy: what a person is to do then.
+
+    Raises:
+        StorageError: it could not be written; what was there is unchanged.
+    """
+    failures: tuple[type[Exception], ...] = (OSError, *also)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        flush(partial)
+        os.replace(partial, path)
+    except failures as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise StorageError(f"Could not write {path}: {error}. {remedy}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step; makes its folder.
+
+    Raises:
+        StorageError: it could not be written; what was there is unchanged.
+    """
+    with replacing(path) as partial:
+        partial.write_text(text)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -24,24 +60,14 @@ def write_json(path: Path, value: object) -> None:
     Raises:
         StorageError: it could not be written; what was there is unchanged.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(value))
-    except OSError as error:
-        raise StorageError(f"Could not write {path}: {error}. Free some disk space.") from error
-
-
-def flush(*paths: Path) -> None:
-    for path in paths:
-        with path.open("rb+") as stream:
-            os.fsync(stream.fileno())
+    write_text(path, json.dumps(value))
 
 
 def append_line(path: Path, text: str) -> None:
     """Append a line that a kill can cut short but not join to the next one; makes the folder.
 
     Raises:
-        StorageError: it cannot be written; the other lines are unchanged.
+        StorageError: it could not be written; the other lines are unchanged.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,10 +83,14 @@ def append_line(path: Path, text: str) -> None:
         raise StorageError(f"Could not write {path}: {error}. Free some disk space.") from error
 
 
+def flush(*paths: Path) -> None:
+    """Wait until the content of files is on the disk."""
+    for path in paths:
+        with path.open("rb+") as stream:
+            os.fsync(stream.fileno())
+
+
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-GIB = 2**30

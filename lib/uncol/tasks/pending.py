@@ -7,14 +7,13 @@ import json
 import logging
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
 from monailabel.utils.async_tasks.utils import tasks
 
 from uncol.storage.files import write_json
-from uncol.training.checkpoint import CHECKPOINT
+from uncol.storage.model_folder import ModelFolder, checkpoint_in
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +24,10 @@ UNDER_WAY = ("SUBMITTED", "RUNNING")
 class PendingTraining:
     """`runs/request.json`: there while a training waits or runs, also after a power cut."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open it in a model's folder."""
-        self._path = folder / "runs" / "request.json"
+    def __init__(self, folder: ModelFolder) -> None:
+        """Open it in a model folder."""
+        self._path = folder.training_request
+        self._checkpoint = checkpoint_in(folder.runs)
         self.accepting = threading.Lock()  # of two presses at once the second must see the first
 
     def note(self, options: Mapping[str, Any]) -> None:
@@ -72,8 +72,7 @@ class PendingTraining:
     def _got_on(self) -> bool:
         """Say whether a checkpoint was written since the last try."""
         try:
-            checkpoint = self._path.with_name(CHECKPOINT).stat()
-            return checkpoint.st_mtime > self._path.stat().st_mtime
+            return self._checkpoint.stat().st_mtime > self._path.stat().st_mtime
         except OSError:
             return False
 

@@ -19,8 +19,8 @@ from uncol.errors import RequestError
 from uncol.generalist.cache import EmbeddingCache
 from uncol.generalist.first_mask import Encode, first_mask, make_prompt
 from uncol.generalist.letterbox import Letterbox, plane_axes, slices_along
-from uncol.generalist.models import load_teacher
-from uncol.generalist.models.protocol import Encoded, GeneralizedTeacher
+from uncol.generalist.models import load_foundation_model
+from uncol.generalist.models.protocol import Encoded, FoundationModel
 from uncol.settings import Settings
 from uncol.storage.files import GIB
 from uncol.tasks.device import device_of
@@ -30,45 +30,45 @@ from uncol.tasks.results import write_result
 
 
 class PromptTask(InferTask):  # type: ignore[misc]
-    """The generalized teacher as an interactive model, one structure a request."""
+    """The generalist as an interactive model, one structure a request."""
 
     def __init__(self, settings: Settings) -> None:
-        """Make the task; the teacher is loaded at the first request."""
+        """Make the task; the generalist is loaded at the first request."""
         super().__init__(
             type=InferType.DEEPGROW,
             labels=list(settings.labels),
             dimension=3,
-            description="First mask from a box or clicks (generalized teacher)",
+            description="First mask from a box or clicks (generalist)",
             config={"device": device_list()},
         )
         self.settings = settings
         self._turns = Turns()
 
     def is_valid(self) -> bool:
-        """Say whether a generalized teacher is configured."""
-        return self.settings.teacher != "none"
+        """Say whether a generalist is configured."""
+        return self.settings.generalist != "none"
 
     @cached_property
-    def teacher(self) -> GeneralizedTeacher:
-        """The generalized teacher, on the CPU until a request names a device.
+    def model(self) -> FoundationModel:
+        """The generalist, on the CPU until a request names a device.
 
         Raises:
             WeightsError: its weights are missing or damaged.
             RequestError: none is configured.
         """
-        teacher = load_teacher(
-            self.settings.teacher,
-            weights=self.settings.teacher_weights,
-            weights_dir=self.settings.model_dir / "weights",
+        model = load_foundation_model(
+            self.settings.generalist,
+            weights=self.settings.generalist_weights,
+            weights_dir=self.settings.folder.downloads,
         )
-        if teacher is None:
-            raise RequestError("uncol_prompt needs a generalized teacher; none is configured.")
-        return teacher
+        if model is None:
+            raise RequestError("uncol_prompt needs a generalist; none is configured.")
+        return model
 
     @cached_property
     def cache(self) -> EmbeddingCache:
         """Where encoded views are kept."""
-        folder = self.settings.model_dir / "cache" / "embeddings"
+        folder = self.settings.folder.encoded_cache
         return EmbeddingCache(folder, limit_bytes=self.settings.cache_gb * GIB)
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -82,7 +82,7 @@ class PromptTask(InferTask):  # type: ignore[misc]
             RequestError: nothing usable was marked, or the label is unknown.
             BusyError: too many requests wait already.
             ScanError: the scan cannot be used.
-            WeightsError: the teacher's weights are missing.
+            WeightsError: the generalist's weights are missing.
         """
         start = time.time()
         label = self._label(request)
@@ -95,9 +95,9 @@ class PromptTask(InferTask):  # type: ignore[misc]
                 foreground=request.get("foreground") or request.get(label) or [],
                 background=request.get("background") or [],
             )
-            self.teacher.network.to(device)
+            self.model.network.to(device)
             mask = first_mask(
-                self.teacher,
+                self.model,
                 scan.grid.shape,
                 scan.grid.spacing_mm,
                 prompt,
@@ -107,7 +107,7 @@ class PromptTask(InferTask):  # type: ignore[misc]
         params = {
             "label_names": {label: 1},
             "latencies": {"total": round(time.time() - start, 2)},
-            "teacher": self.teacher.name,
+            "teacher": self.model.name,
         }
         return write_result(as_uint8(mask), scan.grid, [label], request), params
 
@@ -127,7 +127,7 @@ class PromptTask(InferTask):  # type: ignore[misc]
             content = hashlib.file_digest(stream, "sha256").hexdigest()
 
         def encode(axis: int, index: int) -> Encoded:
-            identity = f"scan {content} {axis} {index} {self.teacher.fingerprint}"
+            identity = f"scan {content} {axis} {index} {self.model.fingerprint}"
             key = hashlib.sha256(identity.encode()).hexdigest()[:32]
 
             def compute() -> Encoded:
@@ -137,10 +137,10 @@ class PromptTask(InferTask):  # type: ignore[misc]
                     plane = plane_axes(axis)
                     region = slices_along(image, axis, [index])[0]
                     shape_2d = tuple(shape[a] for a in plane)
-                    box = Letterbox(shape_2d, tuple(spacing[a] for a in plane), self.teacher.side)
+                    box = Letterbox(shape_2d, tuple(spacing[a] for a in plane), self.model.side)
                 else:
-                    box = Letterbox(shape, spacing, self.teacher.side)
-                encoded = self.teacher.encode(box.shrink(region[None]).to(device))
+                    box = Letterbox(shape, spacing, self.model.side)
+                encoded = self.model.encode(box.shrink(region[None]).to(device))
                 return Encoded(encoded.image, ())
 
             kept = self.cache.get(key, compute)

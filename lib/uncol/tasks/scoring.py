@@ -16,8 +16,8 @@ from uncol.datastores.studies import cases_of
 from uncol.errors import RequestError
 from uncol.selection.survey import survey
 from uncol.settings import Settings
+from uncol.tasks.device import device_of
 from uncol.tasks.priority import make_way
-from uncol.tasks.train import round_settings
 from uncol.training.reporter import Reporter
 from uncol.versions.metrics import dice_per_label, mean_of
 
@@ -46,7 +46,7 @@ class UncolScoring(ScoringMethod):  # type: ignore[misc]
         """Score; returns how many were scored, skipped as done, and left out with the reason."""
         make_way(NICENESS)
         cases = cases_of(datastore)
-        settings = round_settings(self.settings, request.get("device"))
+        settings = self.settings.for_round(device_of(request.get("device")))
         return asdict(survey(cases, settings, LogReporter()))
 
 

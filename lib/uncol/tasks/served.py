@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 
 from uncol.errors import RequestError
-from uncol.versions.loaded import Published, load_published
+from uncol.versions.loaded import LoadedStudent, load_version
 from uncol.versions.store import ModelStore
 
 logger = logging.getLogger(__name__)
@@ -28,9 +28,9 @@ class ServedStudent:
         self.store = store
         self.labels = labels
         self._guard = threading.Lock()
-        self._loaded: dict[str, tuple[tuple[int, int | None], Published]] = {}
+        self._loaded: dict[str, tuple[tuple[int, int | None], LoadedStudent]] = {}
 
-    def get(self, device: str) -> Published:
+    def get(self, device: str) -> LoadedStudent:
         """Return the current version.
 
         Raises:
@@ -53,14 +53,14 @@ class ServedStudent:
 
     def _calibrated_at(self, version: int) -> int | None:
         """Return when a version was calibrated, which happens after it is first served."""
-        path = self.store.sidecars(version) / "calibration.json"
+        path = self.store.folder.notes(version).calibration
         return path.stat().st_mtime_ns if path.exists() else None
 
-    def _load(self, version: int, device: str) -> Published:
-        served = load_published(self.store, version, torch.device(device))
+    def _load(self, version: int, device: str) -> LoadedStudent:
+        served = load_version(self.store, version, torch.device(device))
         if served.manifest.labels != self.labels:
             raise RequestError(
-                f"The model in {self.store.folder} was trained for "
+                f"The model in {self.store.folder.student} was trained for "
                 f"{list(served.manifest.labels)}, the server was started for {list(self.labels)}. "
                 "Start it with those labels, or with another --conf model_dir."
             )

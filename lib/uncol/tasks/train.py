@@ -46,8 +46,7 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
         """Make the task."""
         super().__init__("UnCoL: trains on the labeled cases and on all unlabeled ones")
         self.settings = settings
-        self.folder = settings.model_dir / "uncol"
-        self.stats_path = self.folder / "train_stats.json"
+        self.folder = settings.folder
 
     def config(self) -> dict[str, Any]:
         """Return the options that Slicer shows.
@@ -59,12 +58,12 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
 
     def stats(self) -> dict[str, Any]:
         """Return the state of the running or last round, in the keys that Slicer reads."""
-        stats = read_stats(self.stats_path)
+        stats = read_stats(self.folder.train_stats)
         if stats and "total_time" not in stats and not processes("train"):
             # stopped: MONAI Label kills the child, which can write no last state
             stats["total_time"] = stats.pop("current_time", "0:00:00")
             stats["phase"] = "stopped"
-        store = ModelStore(self.folder)
+        store = ModelStore(self.folder.root)
         version = store.current()
         if stats and version is not None:
             measured = shown_accuracy(store)
@@ -107,7 +106,7 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
                 f"step_scale must be over 0 and at most {MAX_STEP_SCALE}, got {scale}."
             )
         return replace(
-            round_settings(self.settings, request.get("device")),
+            self.settings.for_round(device_of(request.get("device"))),
             seed=seed,
             step_scale=scale,
             labeled_only=truth(request.get("labeled_only", False)),
@@ -117,7 +116,7 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
         """Train and publish; returns the last state."""
         make_way(NICENESS)
         pending = PendingTraining(self.folder)
-        progress = ProgressFile(self.stats_path, self.folder / "runs")
+        progress = ProgressFile(self.folder.train_stats, self.folder.runs)
         try:
             cases = cases_of(datastore)
             outcome = train_round(cases, self.options(request), progress)
@@ -131,19 +130,3 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
         for name, reason in outcome.left_out.items():
             logger.warning("Left out %s: %s", name, reason)
         return self.stats()
-
-
-def round_settings(settings: Settings, device: object) -> RoundSettings:
-    """Return the app's settings as rounds and surveys take them."""
-    return RoundSettings(
-        labels=settings.labels,
-        preset=settings.preset,
-        teacher=settings.teacher,
-        teacher_weights=settings.teacher_weights,
-        mode=settings.mode,
-        modality=settings.modality,
-        model_dir=settings.model_dir,
-        device=device_of(device),
-        cache_gb=settings.cache_gb,
-        one_piece=settings.one_piece == "auto",
-    )

@@ -1,7 +1,7 @@
 """Where a crop lies in its scan, and what its intensities go through.
 
 A crop is described by one affine map from crop voxels to scan voxels, so that image, label,
-generalist probabilities and teacher features are all sampled by the same geometry.
+generalist probabilities and generalist features are all sampled by the same geometry.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Drawn:
 
     Attributes:
         crops: as the student sees them.
-        clean: images `(B, 1, I, J, K)` as teachers see them, intensities not varied.
+        clean: images `(B, 1, I, J, K)` as generalists see them, intensities not varied.
         places: where each crop lies.
         views: where each clean image lies: at the crop's place, or upright around its centre.
         names: each crop's case.
@@ -39,13 +39,13 @@ class Drawn:
     names: list[str]
 
     def in_crops(self, probs: Tensor) -> tuple[Tensor, Tensor]:
-        """Carry what a teacher says about the clean images over to the crops.
+        """Carry what a generalist says about the clean images over to the crops.
 
         Args:
             probs: `(B, C, I, J, K)` class probabilities in the clean images.
 
         Returns:
-            The same in the crops, and `(B, I, J, K)` bool, what of the crops the teacher saw;
+            The same in the crops, and `(B, I, J, K)` bool, what of the crops the generalist saw;
             elsewhere all classes are equally probable.
         """
         turned, seen = [], []
@@ -80,7 +80,7 @@ class CropSource:
             cases: prepared cases, at least one.
             crop: crop size in voxels.
             tokens: the student's token grid for a crop.
-            generalist: where teacher features come from, or None.
+            generalist: where generalist features come from, or None.
             generator: source of randomness, shared by the run.
         """
         self.cases = cases
@@ -95,8 +95,8 @@ class CropSource:
 
         Args:
             count: crops.
-            semantic: also sample the teacher's prompt-conditioned tokens.
-            upright: show the specialized teacher upright views instead of the crops.
+            semantic: also sample the generalist's prompt-conditioned tokens.
+            upright: show the specialist upright views instead of the crops.
         """
         clean, varied, labels, known = [], [], [], []
         places, views, names = [], [], []

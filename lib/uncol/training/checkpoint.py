@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import time
 from pathlib import Path
 
 import torch
 
-from uncol.errors import StorageError
+from uncol.storage.files import replacing
 from uncol.training.loop import Trainer
 
-CHECKPOINT = "checkpoint.pt"  # in the folder of runs
-EVERY_S = 20.0
+CHECKPOINT_EVERY_S = 20.0
+RESUME = "Free some disk space and press Train again: the run goes on from its last checkpoint."
 
 
 class Checkpoint:
     """One file, replaced in one step; it belongs to one run, told by its key."""
 
-    def __init__(self, path: Path, key: str, *, every_s: float = EVERY_S) -> None:
+    def __init__(self, path: Path, key: str, *, every_s: float = CHECKPOINT_EVERY_S) -> None:
         """Open a checkpoint; the file need not exist.
 
         Args:
@@ -60,24 +59,13 @@ class Checkpoint:
         Raises:
             StorageError: it could not be written; the one before is unchanged.
         """
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as stream:
-                torch.save({"key": self.key, "trainer": trainer.state_dict()}, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(partial, self.path)
-        except (OSError, RuntimeError) as error:  # torch tells a full disk as RuntimeError
-            partial.unlink(missing_ok=True)
-            raise StorageError(
-                f"Could not write {self.path}: {error}. Free some disk space and press Train "
-                "again: the run goes on from its last checkpoint."
-            ) from error
+        # torch reports a full disk as RuntimeError
+        with replacing(self.path, also=(RuntimeError,), remedy=RESUME) as partial:
+            torch.save({"key": self.key, "trainer": trainer.state_dict()}, partial)
 
     def remove(self) -> None:
         """Forget the run: it is over."""
         with contextlib.suppress(OSError):
             self.path.unlink()
-            for left_over in self.path.parent.glob(f".{self.path.name}.*"):
+            for left_over in self.path.parent.glob(f"{self.path.name}.*"):
                 left_over.unlink()

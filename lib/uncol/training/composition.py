@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from uncol.method import schedules
-from uncol.method.parts import Parts
-from uncol.method.recipe import Mode
 from uncol.method.stages import PSEUDO_WEIGHT
-from uncol.training.presets import Preset
 
 WHOLE = 0.75  # pseudo-labeled crops for an annotated one where crops are not mixed
 
@@ -28,21 +25,6 @@ class Composition:
     weight: float
 
 
-def mixes(preset: Preset, mode: Mode, parts: Parts, progress: float) -> bool:
-    """Return whether crops of a step are copy-pasted into each other.
-
-    Args:
-        preset: says how long, unless
-        mode: mixes always, as the released code does, or
-        parts: say otherwise, as ablations do.
-        progress: of stage 2, from 0 to below 1; 0 in stage 1.
-    """
-    until = parts.mix_until
-    if until is None:
-        until = 1.0 if mode.mixes_always else preset.mix_until
-    return progress < until
-
-
 def smallest_batch(*, mixed: bool) -> int:
     """Return the fewest crops a step: mixing needs two."""
     return 2 if mixed else 1
@@ -58,7 +40,7 @@ def compose(batch: int, progress: float, *, mixed: bool, unlabeled: bool) -> Com
     Args:
         batch: crops of a step that mixes, or has annotated crops alone.
         progress: of stage 2, from 0 to below 1.
-        mixed: see `mixes`.
+        mixed: whether crops are copy-pasted into each other.
         unlabeled: whether there are unlabeled scans; without, all crops are annotated.
     """
     half = max(1, batch // 2)

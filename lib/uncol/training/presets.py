@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from uncol.networks.student import StudentSpec
+from uncol.networks.spec import StudentSpec
 
 Shape = tuple[int, int, int]
 HALVE = (2, 2, 2)
 FLAT = (2, 2, 1)
-MIX_FROM = 0.4  # share of a scan that a crop holds for copy-paste to help; the papers' atria: 0.45
 ANISOTROPIC = 2.0  # do not halve an axis whose voxels are this many times longer than the rest
 
 
@@ -23,14 +22,13 @@ class Preset:
         spec: the network.
         crop: training crop, and window at inference, in working voxels.
         voxels: most voxels a crop may have; with the crops of a step it bounds memory and time.
-        batch: crops a step (half labeled, half unlabeled in stage 2; while they are not mixed, so
+        batch: crops per step (half labeled, half unlabeled in stage 2; while they are not mixed, so
             many labeled and three quarters as many unlabeled).
         optimizer: `sgd` (the paper's) or `adamw` (converges in few steps).
         rate: first learning rate of the polynomial schedule.
-        mix_until: share of stage 2 up to which crops are copy-pasted into each other, 0 for never.
-            Small presets, with few steps, end in whole crops, which is what they are asked for
-            (docs/experiments.md). Crops must also hold enough of a scan: of a small part, what is
-            pasted lands at places where no scan has it, and the student learns to find it anywhere.
+        mix_until: share of stage 2 up to which crops are copy-pasted into each other, where they
+            hold enough of a scan (`Recipe.mix_from`). Small presets, with few steps, end in whole
+            crops, which is what they are asked for.
     """
 
     spec: StudentSpec
@@ -100,7 +98,7 @@ def choose_preset(name: str, *, shape: Shape, gpu: bool) -> str:
 
 
 def fit_preset(name: str, *, shape: Shape, spacing_mm: tuple[float, float, float]) -> Preset:
-    """Fit a preset to a pool: strides to its voxel size, crop and mixing to its shape.
+    """Fit a preset to a pool: strides to its voxel size, the crop to its shape.
 
     A 3D axis is not halved while its voxels are twice as long as the shortest, or when fewer than
     8 voxels would be left, so that a stack of 10 thick slices still passes four levels.
@@ -114,11 +112,19 @@ def fit_preset(name: str, *, shape: Shape, spacing_mm: tuple[float, float, float
     spec = preset.spec
     if spec.dims == 3:
         spec = replace(spec, strides=_fit_strides(len(spec.strides), shape, spacing_mm))
-    flat = (shape[0], shape[1], 1) if spec.dims == 2 else shape
-    crop = _fit_crop(flat, spec.patch, preset.voxels)
-    held = np.prod(np.minimum(np.array(crop) / flat, 1.0))
-    mix_until = preset.mix_until if held >= MIX_FROM else 0.0
-    return replace(preset, spec=spec, crop=crop, mix_until=mix_until)
+    crop = _fit_crop(_seen_whole(spec, shape), spec.patch, preset.voxels)
+    return replace(preset, spec=spec, crop=crop)
+
+
+def crop_share(preset: Preset, shape: Shape) -> float:
+    """Return the share of a scan of this shape that a crop holds; of a slice, in 2D."""
+    whole = np.array(_seen_whole(preset.spec, shape))
+    return float(np.prod(np.minimum(preset.crop / whole, 1.0)))
+
+
+def _seen_whole(spec: StudentSpec, shape: Shape) -> Shape:
+    """Return what of a scan one crop could hold at most: all of it, or a slice."""
+    return (shape[0], shape[1], 1) if spec.dims == 2 else shape
 
 
 def _fit_crop(shape: Shape, patch: Shape, voxels: int) -> Shape:

@@ -12,10 +12,9 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from uncol.storage.files import write_json
-from uncol.training.loop import Step
-from uncol.training.plan import Plan
-from uncol.training.reporter import Reporter
+from uncol.training.reporter import Reporter, Step
 from uncol.training.round import Outcome
+from uncol.versions.manifest import Plan
 
 logger = logging.getLogger(__name__)
 

@@ -1,13 +1,27 @@
-"""What a round is made with, and who hears how it goes."""
+"""Who hears how a round goes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from uncol.training.plan import Plan
+from uncol.versions.manifest import Plan
 
-if TYPE_CHECKING:
-    from uncol.training.loop import Step
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did, for whoever shows progress.
+
+    Attributes:
+        stage: 1 or 2.
+        number: steps done in the run, from 1.
+        losses: terms by name.
+        trust: share of unlabeled voxels on which a pseudo-label counted, by who vouched for it.
+    """
+
+    stage: int
+    number: int
+    losses: dict[str, float]
+    trust: dict[str, float]
 
 
 class Reporter:

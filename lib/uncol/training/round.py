@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from uncol.data.cases import HELD_OUT_FROM, Case
 from uncol.errors import TrainingError, WeightsError
-from uncol.method.recipe import MODES
 from uncol.round_settings import RoundSettings
 from uncol.training.fit import fit
 from uncol.training.reporter import Reporter
 from uncol.versions.gate import accuracy, compare
-from uncol.versions.loaded import Published, judge, load_published
+from uncol.versions.loaded import LoadedStudent, judge, load_version
 from uncol.versions.manifest import Verdict
 from uncol.versions.split import FrozenSplit
 from uncol.versions.store import ModelStore
@@ -66,17 +65,17 @@ def train_round(cases: Sequence[Case], settings: RoundSettings, reporter: Report
         TrainingError: the pool cannot be trained on.
         ScanError: an annotated case's scan cannot be used.
         LabelError: annotations cannot be used; the message lists all such cases.
-        WeightsError: the generalized teacher cannot be loaded.
+        WeightsError: the generalist cannot be loaded.
         StorageError: something could not be written.
     """
-    store = ModelStore(settings.model_dir / "uncol")
+    store = ModelStore(settings.model_dir)
     annotated_names = sorted(case.name for case in cases if case.label is not None)
     others = sorted(case.name for case in cases if case.label is None)
     check_pool(annotated_names, others, labeled_only=settings.labeled_only)
-    pool = FrozenSplit(store.folder).of(cases)
-    fitted = fit(pool, settings, reporter, store.folder / "runs")
+    pool = FrozenSplit(store.folder.split).of(cases)
+    fitted = fit(pool, settings, reporter, store.folder.runs)
     reporter.phase("judging on held-out cases")
-    candidate = Published(fitted.student, fitted.manifest, settings.device)
+    candidate = fitted.loaded(settings.device)
     dice, verdict = _judged(candidate, pool.held_out, store, settings)
     manifest = fitted.manifest.model_copy(
         update={"accuracy": accuracy(dice, source="held_out"), "gate": verdict}
@@ -88,16 +87,16 @@ def train_round(cases: Sequence[Case], settings: RoundSettings, reporter: Report
 
 
 def _judged(
-    candidate: Published, held_out: Sequence[Case], store: ModelStore, settings: RoundSettings
+    candidate: LoadedStudent, held_out: Sequence[Case], store: ModelStore, settings: RoundSettings
 ) -> tuple[dict[str, dict[str, float]], Verdict]:
     """Judge the candidate, and compare it with the served version if that knows the same labels."""
-    released = MODES[settings.mode].empty_scores_zero
+    released = candidate.manifest.recipe.empty_scores_zero
     dice = judge(candidate, held_out, released=released)
     version = store.current()
     if version is None:
         return dice, Verdict(published=True, reason="Published: it is the first version.")
     try:
-        served = load_published(store, version, settings.device)
+        served = load_version(store, version, settings.device)
     except WeightsError as error:
         why = str(error)
     else:
@@ -107,8 +106,8 @@ def _judged(
             why = f"below {HELD_OUT_FROM} labeled cases none is held out from training"
         else:
             # what may be several by now may be so for both: no version is refused for that
-            still = tuple(s for s in served.manifest.single if s in candidate.manifest.single)
-            before = judge(served.with_pieces(still), held_out, released=released)
+            still = tuple(s for s in served.manifest.one_piece if s in candidate.manifest.one_piece)
+            before = judge(served.with_one_piece(still), held_out, released=released)
             return dice, compare(dice, before, version)
     reason = f"Published without a comparison with version {version}: {why}."
     return dice, Verdict(published=True, reason=reason, reference=version)

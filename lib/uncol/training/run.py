@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from uncol.generalist.pool import Generalist
 from uncol.method.distill import Adapters
-from uncol.networks.ema import make_teacher
+from uncol.method.recipe import Recipe
+from uncol.networks.ema import make_specialist
 from uncol.networks.student import Student
 from uncol.training.presets import Preset
 
@@ -20,22 +24,27 @@ class Run:
 
     Attributes:
         student: the student.
-        teacher: the specialized teacher.
+        specialist: its moving average.
         adapters: projections from the generalist, or None without one.
-        generator: the only source of randomness besides dropout.
+        generator: the only source of randomness besides dropout, and the generalist's clicks.
     """
 
     student: Student
-    teacher: nn.Module
+    specialist: nn.Module
     adapters: Adapters | None
     generator: torch.Generator
 
-    def deployed(self, mode: str) -> Student:
+    @property
+    def networks(self) -> tuple[nn.Module | None, ...]:
+        """The networks that change, in a fixed order."""
+        return (self.student, self.specialist, self.adapters)
+
+    def deployed(self, recipe: Recipe) -> Student:
         """Return the network to deploy: the averaged student, or the last one as released.
 
         Both are the same network; the average varies less from step to step than its last state.
         """
-        chosen = self.student if mode == "release" else self.teacher
+        chosen = self.specialist if recipe.deploy_average else self.student
         if not isinstance(chosen, Student):
             raise TypeError(type(chosen))
         return chosen.eval()
@@ -54,13 +63,36 @@ def new_run(
     student = Student(preset.spec, classes).to(device)
     adapters = None
     if generalist is not None:
-        teacher = generalist.teacher
+        model = generalist.model
         adapters = Adapters(
-            hidden_channels=teacher.hidden_channels,
-            token_channels=teacher.token_channels,
+            hidden_channels=model.hidden_channels,
+            token_channels=model.token_channels,
             foreground=classes - 1,
             student_dim=preset.spec.prior_dim,
             student_width=preset.spec.channels[-1],
         ).to(device)
     generator = torch.Generator().manual_seed(seed)
-    return Run(student, make_teacher(student), adapters, generator)
+    return Run(student, make_specialist(student), adapters, generator)
+
+
+def random_state(run: Run, generalist: Generalist | None, device: torch.device) -> dict[str, Any]:
+    """Return all randomness of a run between two steps."""
+    clicks = None if generalist is None else generalist.generator.bit_generator.state
+    return {
+        "crops": run.generator.get_state(),
+        "dropout": torch.get_rng_state(),
+        "dropout_gpu": torch.cuda.get_rng_state_all() if device.type == "cuda" else [],
+        "clicks": json.dumps(clicks),
+    }
+
+
+def set_random_state(
+    state: Mapping[str, Any], run: Run, generalist: Generalist | None, device: torch.device
+) -> None:
+    """Take up the randomness that `random_state` returned."""
+    run.generator.set_state(state["crops"])
+    torch.set_rng_state(state["dropout"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state_all(state["dropout_gpu"])
+    if generalist is not None:
+        generalist.generator.bit_generator.state = json.loads(state["clicks"])

@@ -11,12 +11,11 @@ import torch
 
 from uncol.data.cases import Case, Pool
 from uncol.errors import RequestError
-from uncol.method.recipe import MODES
 from uncol.round_settings import RoundSettings
 from uncol.storage.files import file_digest
 from uncol.training.fit import fit, package_versions
 from uncol.training.reporter import Reporter
-from uncol.versions.loaded import judge, load_published
+from uncol.versions.loaded import judge, load_version
 from uncol.versions.manifest import Manifest
 from uncol.versions.metrics import mean_of
 from uncol.versions.store import ModelStore
@@ -74,13 +73,12 @@ def verify(
         WeightsError: its files are damaged.
     """
     store.check(version)
-    published = load_published(store, version, settings.device)
+    published = load_version(store, version, settings.device)
     manifest = published.manifest
     pool, changed = _pool_of_then(manifest, cases, earlier)
     dice = {}
     if manifest.accuracy is not None:
-        released = MODES[manifest.mode].empty_scores_zero
-        found = judge(published, pool.held_out, released=released)
+        found = judge(published, pool.held_out, released=manifest.recipe.empty_scores_zero)
         then = manifest.accuracy.per_case
         dice = {name: (then[name], mean_of(found[name])) for name in found if name in then}
     weights = None
@@ -135,15 +133,15 @@ def _with_label(case: Case, digest: str, earlier: Sequence[Path]) -> Case | None
 
 
 def _settings_of_then(manifest: Manifest, settings: RoundSettings) -> RoundSettings:
-    torch.set_num_threads(manifest.options.get("threads", torch.get_num_threads()))
+    torch.set_num_threads(manifest.options.threads or torch.get_num_threads())
     return replace(
         settings,
         labels=manifest.labels,
         preset=manifest.preset,
-        teacher=manifest.teacher,
+        generalist=manifest.generalist,
         mode=manifest.mode,
         modality=manifest.modality,
         seed=manifest.seed,
-        step_scale=manifest.options.get("step_scale", 1.0),
-        labeled_only=manifest.options.get("labeled_only", False),
+        step_scale=manifest.options.step_scale,
+        labeled_only=manifest.options.labeled_only,
     )

@@ -8,14 +8,14 @@ import numpy as np
 from scipy import stats
 
 from uncol.types import Array
-from uncol.versions.manifest import Accuracy, Source, Verdict
+from uncol.versions.manifest import Accuracy, AccuracySource, Verdict
 from uncol.versions.metrics import mean_of
 
 LEVEL = 0.95
 PerCase = Mapping[str, Mapping[str, float]]  # case -> label -> Dice
 
 
-def accuracy(dice: PerCase, *, source: Source) -> Accuracy | None:
+def accuracy(dice: PerCase, *, source: AccuracySource) -> Accuracy | None:
     """Sum up Dice by case and label; None without any.
 
     Labels that a case does not have and that were not found there (NaN) do not count.

@@ -11,8 +11,8 @@ import torch
 from uncol.data.annotation import read_annotation
 from uncol.data.cases import Case
 from uncol.data.scan import Volume, read_scan
-from uncol.inference.outputs import Recipe, Segmentation, segment, summary
-from uncol.inference.pieces import Structures, structure_names
+from uncol.inference.one_piece import Structures, structure_names
+from uncol.inference.outputs import Segmentation, SegmentSettings, segment, summary
 from uncol.networks.student import Student
 from uncol.uncertainty.calibration import Calibration
 from uncol.versions.manifest import Manifest
@@ -21,7 +21,7 @@ from uncol.versions.store import ModelStore
 
 
 @dataclass(frozen=True)
-class Published:
+class LoadedStudent:
     """A loaded version. A request keeps its own reference, so a switch never disturbs it.
 
     Attributes:
@@ -36,25 +36,25 @@ class Published:
     device: torch.device
     calibration: Calibration = field(default_factory=Calibration)
 
-    def with_pieces(self, structures: Structures) -> Published:
+    def with_one_piece(self, structures: Structures) -> LoadedStudent:
         """Return it with other single structures."""
-        return replace(self, manifest=self.manifest.model_copy(update={"single": structures}))
+        return replace(self, manifest=self.manifest.model_copy(update={"one_piece": structures}))
 
     def segment(self, scan: Volume) -> Segmentation:
         """Segment a scan as this version was trained to."""
         made = self.manifest
-        recipe = Recipe(made.space, made.modality, made.window, made.labels, made.single)
-        return segment(self.student, scan, recipe, device=self.device, calibration=self.calibration)
+        how = SegmentSettings(made.space, made.modality, made.window, made.labels, made.one_piece)
+        return segment(self.student, scan, how, device=self.device, calibration=self.calibration)
 
     def summary(self, result: Segmentation) -> dict[str, Any]:
         """Return the object `uncol` of an answer's `params`."""
         labels, version = self.manifest.labels, self.manifest.version
         told = summary(result, labels, self.calibration, version=version)
-        return {**told, "one_piece": structure_names(self.manifest.single, labels)}
+        return {**told, "one_piece": structure_names(self.manifest.one_piece, labels)}
 
 
 def judge(
-    published: Published, cases: Sequence[Case], *, released: bool
+    published: LoadedStudent, cases: Sequence[Case], *, released: bool
 ) -> dict[str, dict[str, float]]:
     """Return Dice by case and label, in the scans' own grids, through the serving code.
 
@@ -76,7 +76,7 @@ def judge(
     return found
 
 
-def load_published(store: ModelStore, version: int, device: torch.device) -> Published:
+def load_version(store: ModelStore, version: int, device: torch.device) -> LoadedStudent:
     """Load a version with the calibration it has by now.
 
     Raises:
@@ -84,13 +84,13 @@ def load_published(store: ModelStore, version: int, device: torch.device) -> Pub
     """
     student, manifest = store.load(version)
     calibration = read_calibration(store, version)
-    return Published(student.to(device), manifest, device, calibration)
+    return LoadedStudent(student.to(device), manifest, device, calibration)
 
 
 def read_calibration(store: ModelStore, version: int) -> Calibration:
     """Return a version's calibration; the neutral one before it was calibrated."""
     try:
-        text = (store.sidecars(version) / "calibration.json").read_text()
+        text = store.folder.notes(version).calibration.read_text()
     except FileNotFoundError:
         return Calibration()
     return Calibration.model_validate_json(text)

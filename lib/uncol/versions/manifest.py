@@ -2,86 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from uncol.data.frame import Space
-from uncol.inference.pieces import Structures
-from uncol.networks.student import StudentSpec
+from uncol.inference.one_piece import Structures
+from uncol.method.recipe import RECIPES, Recipe
+from uncol.networks.spec import StudentSpec
+
+AccuracySource = Literal["held_out", "cross_fit"]
 
 
-class Manifest(BaseModel):
-    """How a version was made, and what is needed to run it.
+@dataclass(frozen=True)
+class Plan:
+    """A run's budget.
 
     Attributes:
-        version: its number, from 1.
-        created: UTC time, ISO 8601.
-        labels: name to value.
-        preset: resolved preset name.
-        spec: the student's sizes, as fields of `StudentSpec`.
-        window: sliding window in working voxels.
-        mix_until: share of stage 2 with copy-pasted crops; `release` always pastes.
-        axcodes: the working axes.
-        spacing_mm: the working voxel size.
-        modality: intensity normalization.
-        single: label values that are one piece in all annotated scans, see `inference/pieces.py`.
-        mode: `intended` or `release`.
-        teacher: the generalized teacher's name.
-        seed: seed of the run.
-        cases: names by part: `labeled`, `unlabeled`, `held_out`, `left_out`.
-        digests: by case that was trained on or held out, of its prepared scan and its label file.
-        options: further options of the round, and what else decides the result.
-        accuracy: on held-out cases; None when none are held out.
-        gate: how it compared with the version that was served.
-        packages: versions of what computed it.
-        plan: the budget.
+        pretrain_steps: steps of stage 1.
+        finetune_steps: steps of stage 2.
+        labeled_slices: views of the generalist per labeled case.
+        unlabeled_slices: views of the generalist per unlabeled case.
+        prompt_every: stage-2 steps between two rounds of prompting the generalist.
+    """
+
+    pretrain_steps: int
+    finetune_steps: int
+    labeled_slices: int
+    unlabeled_slices: int
+    prompt_every: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of both stages."""
+        return self.pretrain_steps + self.finetune_steps
+
+
+class Options(BaseModel):
+    """What a round was asked for beside its settings, and what else decides its result.
+
+    Attributes:
+        step_scale: multiplies the planned steps.
+        labeled_only: train although nothing is unlabeled.
+        device: type of the device.
+        threads: of torch on the CPU; None where it was not written down.
+        cache_gb: most GiB on disk for what the generalist saw.
+        teacher_weights: the generalist's file, if it is not the usual one.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    version: int = 0
-    created: str
-    labels: dict[str, int]
-    preset: str
-    spec: dict[str, Any]
-    window: tuple[int, int, int]
-    mix_until: float = 1.0
-    axcodes: str
-    spacing_mm: tuple[float, float, float]
-    modality: str
-    single: Structures = ()
-    mode: str
-    teacher: str
-    seed: int
-    cases: dict[str, list[str]]
-    digests: dict[str, tuple[str, str]] = {}
-    options: dict[str, Any] = {}
-    accuracy: Accuracy | None = None
-    gate: Verdict | None = None
-    packages: dict[str, str]
-    plan: dict[str, int]
-
-    @property
-    def space(self) -> Space:
-        """The model's space."""
-        return Space(self.axcodes, self.spacing_mm)
-
-
-def spec_to(spec: StudentSpec) -> dict[str, Any]:
-    """Return a spec as plain values."""
-    return asdict(spec)
-
-
-def spec_from(values: dict[str, Any]) -> StudentSpec:
-    """Return a spec from plain values, lists made tuples again."""
-    strides = tuple((int(i), int(j), int(k)) for i, j, k in values["strides"])
-    channels = tuple(int(c) for c in values["channels"])
-    return StudentSpec(**{**values, "channels": channels, "strides": strides})
-
-
-Source = Literal["held_out", "cross_fit"]
+    step_scale: float = 1.0
+    labeled_only: bool = False
+    device: str = "cpu"
+    threads: int | None = None
+    cache_gb: int = 50
+    teacher_weights: str = ""
 
 
 class Accuracy(BaseModel):
@@ -102,7 +79,7 @@ class Accuracy(BaseModel):
     interval: tuple[float, float] | None
     per_label: dict[str, float]
     per_case: dict[str, float]
-    source: Source
+    source: AccuracySource
 
     @property
     def text(self) -> str:
@@ -140,3 +117,73 @@ class Verdict(BaseModel):
     cases: int = 0
     difference: float | None = None
     interval: tuple[float, float] | None = None
+
+
+class Manifest(BaseModel):
+    """How a version was made, and what is needed to run it.
+
+    Files and clients know `generalist` as `teacher`, and `one_piece` as `single`.
+
+    Attributes:
+        version: its number, from 1.
+        created: UTC time, ISO 8601.
+        labels: name to value.
+        preset: resolved preset name.
+        spec: the student's sizes.
+        window: sliding window in working voxels.
+        mix_until: share of stage 2 with copy-pasted crops; `release` always pastes.
+        axcodes: the working axes.
+        spacing_mm: the working voxel size.
+        modality: intensity normalization.
+        one_piece: label values that predictions keep in one piece, see `inference/one_piece.py`.
+        mode: `intended` or `release`.
+        generalist: its name.
+        seed: seed of the run.
+        cases: names by part: `labeled`, `unlabeled`, `held_out`, `left_out`.
+        digests: by case that was trained on or held out, of its prepared scan and its label file.
+        options: further options of the round, and what else decides the result.
+        accuracy: on held-out cases; None when none are held out.
+        gate: how it compared with the version that was served.
+        packages: versions of what computed it.
+        plan: the budget.
+    """
+
+    model_config = ConfigDict(frozen=True, serialize_by_alias=True)
+
+    version: int = 0
+    created: str
+    labels: dict[str, int]
+    preset: str
+    spec: StudentSpec
+    window: tuple[int, int, int]
+    mix_until: float = 1.0
+    axcodes: str
+    spacing_mm: tuple[float, float, float]
+    modality: str
+    one_piece: Structures = Field(
+        default=(),
+        validation_alias=AliasChoices("one_piece", "single"),
+        serialization_alias="single",
+    )
+    mode: str
+    generalist: str = Field(
+        validation_alias=AliasChoices("generalist", "teacher"), serialization_alias="teacher"
+    )
+    seed: int
+    cases: dict[str, list[str]]
+    digests: dict[str, tuple[str, str]] = {}
+    options: Options = Options()
+    accuracy: Accuracy | None = None
+    gate: Verdict | None = None
+    packages: dict[str, str]
+    plan: Plan
+
+    @property
+    def space(self) -> Space:
+        """The model's space."""
+        return Space(self.axcodes, self.spacing_mm)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe it was trained by."""
+        return RECIPES[self.mode].with_mixing(self.mix_until)

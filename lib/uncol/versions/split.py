@@ -18,9 +18,9 @@ SIDES = TypeAdapter(dict[str, Side])
 class FrozenSplit:
     """`split.json`: a side by case id. A case that has trained never judges, and the reverse."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open the split kept in a model's folder; nothing need be decided yet."""
-        self.path = folder / "split.json"
+    def __init__(self, path: Path) -> None:
+        """Open a split; nothing need be decided yet."""
+        self.path = path
 
     def sides(self) -> dict[str, Side]:
         """Return what was decided.

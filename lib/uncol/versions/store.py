@@ -1,10 +1,6 @@
 """Published students: version folders that are never half written, and which one is current.
 
-model_dir/uncol/versions/<n>/student.safetensors   weights
-model_dir/uncol/versions/<n>/manifest.json         how it was made
-model_dir/uncol/current                            the number of the served version
-model_dir/uncol/events.jsonl                       what was published, refused, rolled back, deleted
-model_dir/uncol/scores/<n>/                        what was found out about it after publishing
+The files are those of `storage/model_folder.py`.
 """
 
 from __future__ import annotations
@@ -26,32 +22,28 @@ from safetensors import SafetensorError
 from uncol.errors import RequestError, StorageError, WeightsError
 from uncol.networks.student import Student
 from uncol.networks.weights import load_state
-from uncol.storage.files import append_line, flush, write_atomically
-from uncol.versions.manifest import Manifest, spec_from
-
-WEIGHTS = "student.safetensors"
-MANIFEST = "manifest.json"
-EVENTS = "events.jsonl"
-SCORED = "cases.jsonl"  # beside a version: what it thought of each case
+from uncol.storage.files import append_line, flush, write_text
+from uncol.storage.model_folder import ModelFolder
+from uncol.versions.manifest import Manifest
 
 
 class ModelStore:
     """The versions of one model in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open a store; the folder need not exist yet."""
-        self.folder = folder
+    def __init__(self, model_dir: Path) -> None:
+        """Open the store of a model folder, which need not exist yet."""
+        self.folder = ModelFolder(model_dir)
 
     def current(self) -> int | None:
         """Return the served version's number, or None before the first one."""
         try:
-            return int((self.folder / "current").read_text())
+            return int(self.folder.current.read_text())
         except (FileNotFoundError, ValueError):
             return None
 
     def versions(self) -> list[int]:
         """Return the numbers of all complete versions, oldest first."""
-        parent = self.folder / "versions"
+        parent = self.folder.versions
         names = os.listdir(parent) if parent.is_dir() else []
         return sorted(int(name) for name in names if name.isdigit())
 
@@ -61,7 +53,7 @@ class ModelStore:
         Raises:
             WeightsError: there is no such version, or its manifest is damaged.
         """
-        path = self._path(version) / MANIFEST
+        path = self.folder.manifest(version)
         try:
             return Manifest.model_validate_json(path.read_text())
         except (OSError, ValidationError) as error:
@@ -76,8 +68,8 @@ class ModelStore:
             WeightsError: weights or manifest are missing, damaged or do not fit each other.
         """
         manifest = self.manifest(version)
-        path = self._path(version) / WEIGHTS
-        student = Student(spec_from(manifest.spec), len(manifest.labels) + 1)
+        path = self.folder.weights(version)
+        student = Student(manifest.spec, len(manifest.labels) + 1)
         try:
             state = safetensors.torch.load_file(path)
         except (OSError, SafetensorError) as error:
@@ -86,10 +78,6 @@ class ModelStore:
             ) from error
         load_state(student, state, origin=str(path))
         return student.eval(), manifest
-
-    def sidecars(self, version: int) -> Path:
-        """Return the folder of what was found out about a version after publishing."""
-        return self.folder / "scores" / str(version)
 
     def publish(self, student: Student, manifest: Manifest) -> int:
         """Write a new version, and make it the current one unless the gate refused it.
@@ -100,30 +88,32 @@ class ModelStore:
         Raises:
             StorageError: it could not be written; the served version is the one before.
         """
-        parent = self.folder / "versions"
+        parent = self.folder.versions
         partial = parent / f".partial-{os.getpid()}"
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(str(self.folder / ".lock")):
+            with FileLock(str(self.folder.lock)):
                 version = max([*self.versions(), *self._deleted()], default=0) + 1
                 for left_over in parent.glob(".partial-*"):  # of a publisher that was killed
                     shutil.rmtree(left_over, ignore_errors=True)
                 partial.mkdir()
                 state = {k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()}
-                safetensors.torch.save_file(state, partial / WEIGHTS)
+                weights = partial / self.folder.weights(version).name
+                safetensors.torch.save_file(state, weights)
                 made = manifest.model_copy(update={"version": version})
-                (partial / MANIFEST).write_text(made.model_dump_json(indent=2))
-                flush(partial / WEIGHTS, partial / MANIFEST)
-                os.rename(partial, self._path(version))
+                written = partial / self.folder.manifest(version).name
+                written.write_text(made.model_dump_json(indent=2))
+                flush(weights, written)
+                os.rename(partial, parent / str(version))
                 refused = manifest.gate is not None and not manifest.gate.published
                 if not refused:
                     self._make_current(version)
                 self._note("refused" if refused else "published", version)
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, StorageError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise StorageError(
-                f"Could not publish the new model in {self.folder}: {error}. The served model is "
-                "unchanged. Free some disk space and train again."
+                f"Could not publish the new model in {self.folder.student}: {error}. The served "
+                "model is unchanged. Free some disk space and train again."
             ) from error
         return version
 
@@ -162,7 +152,7 @@ class ModelStore:
             self.load(version)
             # it scores each case anew: the pre-labels and maps that annotators see are the
             # later version's
-            (self.sidecars(version) / SCORED).unlink(missing_ok=True)
+            self.folder.notes(version).scores.unlink(missing_ok=True)
             self._make_current(version)
             self._note("rollback", version)
         return version
@@ -184,16 +174,18 @@ class ModelStore:
             gone = [n for n in newest[: max(0, len(newest) - keep)] if n != now]
             for version in gone:
                 self._note("deleted", version)
-                away = self._path(version).with_name(f".partial-gone-{version}")
-                os.rename(self._path(version), away)  # complete or not there, at any moment
+                away = self.folder.versions / f".partial-gone-{version}"
+                os.rename(
+                    self.folder.versions / str(version), away
+                )  # complete or not there, at any moment
                 shutil.rmtree(away, ignore_errors=True)
-                shutil.rmtree(self.sidecars(version), ignore_errors=True)
+                shutil.rmtree(self.folder.notes(version).folder, ignore_errors=True)
         return gone
 
     def events(self) -> list[dict[str, Any]]:
         """Return what happened, oldest first: `time`, `event`, `version`."""
         try:
-            lines = (self.folder / EVENTS).read_text().splitlines()
+            lines = self.folder.events.read_text().splitlines()
         except FileNotFoundError:
             return []
         found = []
@@ -205,11 +197,13 @@ class ModelStore:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(str(self.folder / ".lock")):
+            self.folder.student.mkdir(parents=True, exist_ok=True)
+            with FileLock(str(self.folder.lock)):
                 yield
         except OSError as error:
-            raise StorageError(f"The models in {self.folder} cannot be changed: {error}") from error
+            raise StorageError(
+                f"The models in {self.folder.student} cannot be changed: {error}"
+            ) from error
 
     def _served_once(self, version: int) -> bool:
         gate = self.manifest(version).gate
@@ -221,10 +215,7 @@ class ModelStore:
     def _note(self, event: str, version: int) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         line = json.dumps({"time": now, "event": event, "version": version})
-        append_line(self.folder / EVENTS, line)
-
-    def _path(self, version: int) -> Path:
-        return self.folder / "versions" / str(version)
+        append_line(self.folder.events, line)
 
     def _make_current(self, version: int) -> None:
-        write_atomically(self.folder / "current", str(version))
+        write_text(self.folder.current, str(version))

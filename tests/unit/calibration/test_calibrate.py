@@ -8,11 +8,12 @@ from uncol.calibration.calibrate import calibrate, read_doubts
 from uncol.calibration.evidence import Evidence, Judge
 from uncol.data.cases import Case
 from uncol.networks.student import StudentOutput
-from uncol.selection.scores import MAPS, embeddings_of, scores_of
+from uncol.selection.scores import embeddings_of, scores_of
 from uncol.selection.survey import missing, survey
+from uncol.storage.model_folder import VersionNotes
 from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
-from uncol.versions.loaded import load_published, read_calibration
+from uncol.versions.loaded import load_version, read_calibration
 from uncol.versions.store import ModelStore
 
 SHAPE = (16, 16, 16)
@@ -41,7 +42,7 @@ def trained(tmp_path_factory, tiny_settings):
     cases += [draw(folder, 10 + n, annotated=False) for n in range(UNLABELED)]
     settings = tiny_settings(folder / "model", step_scale=0.4)
     train_round(cases, settings, Reporter())
-    return cases, settings, ModelStore(settings.model_dir / "uncol")
+    return cases, settings, ModelStore(settings.model_dir)
 
 
 class Phases(Reporter):
@@ -101,17 +102,17 @@ def test_a_survey_scores_each_waiting_case_once_and_keeps_its_map(trained):
     first = survey(cases, settings, Reporter())
     assert (first.scored, first.skipped, first.left_out) == (UNLABELED, 0, {})
     names = [case.name for case in cases if case.label is None]
-    found = scores_of(store, 1).read()
+    found = scores_of(store.folder, 1).read()
     assert sorted(found) == sorted(names)
     assert missing(store, "none", unlabeled=names, everyone=names) == set()
     for name, score in found.items():
         assert 0 <= score.interval[0] <= score.quality <= score.interval[1] <= 1
-        kept = store.sidecars(1) / MAPS / score.map_file
+        kept = store.folder.notes(1).maps / score.map_file
         assert nib.load(kept).shape == SHAPE
         assert score.labels["ball"].voxels > 0, name
     second = survey(cases, settings, Reporter())
     assert (second.scored, second.skipped) == (0, UNLABELED)
-    assert embeddings_of(store, "none").read() == {}
+    assert embeddings_of(store.folder, "none").read() == {}
 
 
 def test_an_unreadable_scan_is_named_and_the_others_are_scored(trained, tmp_path):
@@ -120,13 +121,13 @@ def test_an_unreadable_scan_is_named_and_the_others_are_scored(trained, tmp_path
     broken = Case("broken", tmp_path / "broken.nii.gz")
     found = survey([*cases, broken], settings, Reporter())
     assert "damaged" in found.left_out["broken"]
-    assert "broken" not in scores_of(store, 1).read()
+    assert "broken" not in scores_of(store.folder, 1).read()
 
 
 def test_answers_say_what_they_were_calibrated_by(trained, tmp_path):
     cases, settings, store = trained
     calibrate(cases, 1, settings, Reporter())
-    published = load_published(store, 1, torch.device("cpu"))
+    published = load_version(store, 1, torch.device("cpu"))
     assert published.calibration.source == "cross_fit"
     told = published.summary(published.segment(_scan(draw(tmp_path, 77, annotated=True))))
     assert told["quality"]["calibrated"]
@@ -171,8 +172,8 @@ class TwoBalls(torch.nn.Module):
 
 def test_stray_pieces_are_judged_as_served_and_checked_as_predicted(trained, tmp_path):
     cases, settings, store = trained
-    manifest = store.manifest(1).model_copy(update={"single": ((1,),), "window": SHAPE})
-    judge = Judge(manifest, settings, tmp_path, Reporter())
+    manifest = store.manifest(1).model_copy(update={"one_piece": ((1,),), "window": SHAPE})
+    judge = Judge(manifest, settings, VersionNotes(tmp_path), Reporter())
     (case,) = judge.read(cases[:1])
     mask = case.label[0] > 0
     mask[:2, :2, :2] = True
@@ -184,19 +185,19 @@ def test_stray_pieces_are_judged_as_served_and_checked_as_predicted(trained, tmp
 
 def test_students_of_the_folds_mix_as_the_published_one_did(trained, tmp_path, monkeypatch):
     cases, settings, store = trained
-    presets = []
+    recipes = []
 
     class Watched(module.Trainer):
         def run(self):
-            presets.append(self.preset)
+            recipes.append(self.recipe)
             return iter(())
 
     monkeypatch.setattr(module, "Trainer", Watched)
     for mix_until in (1.0, 0.5):
         manifest = store.manifest(1).model_copy(update={"mix_until": mix_until})
-        judge = Judge(manifest, settings, tmp_path, Reporter())
+        judge = Judge(manifest, settings, VersionNotes(tmp_path), Reporter())
         module._fold_student(judge, list(judge.read(cases[:1])), seed=0)
-    assert [preset.mix_until for preset in presets] == [1.0, 0.5]
+    assert [recipe.mix_until for recipe in recipes] == [1.0, 0.5]
 
 
 def test_evidence_survives_its_file():

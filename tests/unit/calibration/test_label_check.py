@@ -49,20 +49,20 @@ def test_a_piece_that_was_left_out_is_found_where_it_lies() -> None:
     np.testing.assert_allclose(doubt.place["center_mm"], [-middle[0], -middle[1], middle[2]])
     assert 2 <= doubt.place["slice"] < 8
     assert "p1, slice" in doubt.text
-    assert "drawn as background, the teachers say a" in doubt.text
+    assert "drawn as background, specialist and generalist say a" in doubt.text
 
 
 def test_a_mistaken_label_is_named() -> None:
     doubt = check(drawn(2), sure_of(drawn(1)), agreeing(drawn(1)))
     assert doubt is not None
-    assert "drawn as b, the teachers say a" in doubt.text
+    assert "drawn as b, specialist and generalist say a" in doubt.text
     assert doubt.share == 1.0
 
 
 def test_one_teacher_alone_is_not_enough() -> None:
     assert check(drawn(2), sure_of(drawn(1)), agreeing(drawn(2))) is None
     assert check(drawn(2), sure_of(drawn(1), 0.6), agreeing(drawn(1))) is None
-    assert check(drawn(2), sure_of(drawn(1))) is not None  # no generalized teacher at all
+    assert check(drawn(2), sure_of(drawn(1))) is not None  # no generalist at all
 
 
 def test_voxels_that_nobody_annotated_are_never_in_doubt() -> None:

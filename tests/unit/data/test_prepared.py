@@ -110,6 +110,7 @@ def test_a_damaged_scan_is_named(store, files):
 
 def test_a_full_disk_is_a_storage_error(store, files):
     store.folder.rmdir()
+    store.folder.write_text("a file where the folder was")
     with pytest.raises(StorageError, match="choose another model_dir"):
         store.load(files)
 

@@ -75,13 +75,13 @@ def test_test_cases_never_train_and_budgets_share_cases(comparison, monkeypatch)
     from uncol.experiments import ssl
 
     pools = []
-    fit = ssl.fit
+    train = ssl.train
 
-    def listen(pool, *arguments, **named):
-        pools.append(pool)
-        return fit(pool, *arguments, **named)
+    def listen(prepared, *arguments):
+        pools.append(prepared.pool)
+        return train(prepared, *arguments)
 
-    monkeypatch.setattr(ssl, "fit", listen)
+    monkeypatch.setattr(ssl, "train", listen)
     (point, _) = compare(replace(comparison, methods=("bcp",), budgets=(1, 3)), QUIET)
     test = {name.removesuffix(".nii.gz") for name in point["dice_per_case"]}
     small, large = ([case.name for case in pool.labeled] for pool in pools)
@@ -97,8 +97,8 @@ def test_supervised_learns_from_its_labels_alone(comparison, monkeypatch):
     from uncol.experiments import ssl
 
     pools = []
-    fit = ssl.fit
-    monkeypatch.setattr(ssl, "fit", lambda pool, *a, **n: pools.append(pool) or fit(pool, *a, **n))
+    train = ssl.train
+    monkeypatch.setattr(ssl, "train", lambda p, *a: pools.append(p.pool) or train(p, *a))
     compare(replace(comparison, methods=("supervised",)), QUIET)
     assert [len(pools[0].labeled), len(pools[0].unlabeled)] == [2, 0]
 
@@ -114,14 +114,14 @@ def test_all_methods_train_the_same_student_on_crops_of_one_size(comparison, mon
             nib.Nifti1Image(np.asanyarray(image.dataobj), np.diag([1, 1, 3, 1])), folder / labeled
         )
     manifests = []
-    fit = ssl.fit
+    train = ssl.train
 
-    def listen(*arguments, **named):
-        fitted = fit(*arguments, **named)
+    def listen(*arguments):
+        fitted = train(*arguments)
         manifests.append(fitted.manifest)
         return fitted
 
-    monkeypatch.setattr(ssl, "fit", listen)
+    monkeypatch.setattr(ssl, "train", listen)
     compare(replace(comparison, methods=("supervised", "bcp"), budgets=(1,)), QUIET)
     supervised, bcp = ((m.spacing_mm, m.window, m.spec) for m in manifests)
     assert supervised == bcp
@@ -130,15 +130,15 @@ def test_all_methods_train_the_same_student_on_crops_of_one_size(comparison, mon
 def test_a_method_finding_nothing_is_judged_like_any_other(comparison, monkeypatch):
     from uncol.experiments import ssl
 
-    fit = ssl.fit
+    train = ssl.train
 
-    def forget(*arguments, **named):
-        fitted = fit(*arguments, **named)
+    def forget(*arguments):
+        fitted = train(*arguments)
         for parameter in fitted.student.parameters():
             parameter.data.zero_()  # all classes are equally likely; the first is background
         return fitted
 
-    monkeypatch.setattr(ssl, "fit", forget)
+    monkeypatch.setattr(ssl, "train", forget)
     (point,) = compare(replace(comparison, methods=("uncol_release",), steps=(1, 1)), QUIET)
     assert point["undefined"] == 2
     assert point["hd95_mm"] == {"ball": None}  # not 0, as the released code has it

@@ -72,5 +72,6 @@ def test_within_the_limit_nothing_goes(tmp_path):
 def test_a_view_that_cannot_be_kept_is_a_storage_error(tmp_path):
     cache = EmbeddingCache(tmp_path / "cache")
     (tmp_path / "cache").rmdir()
+    (tmp_path / "cache").write_text("a file where the folder was")
     with pytest.raises(StorageError, match="choose another model_dir"):
         cache.get("k", Counting())

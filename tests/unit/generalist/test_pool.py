@@ -18,9 +18,9 @@ def the_label(case):
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_probabilities_lie_on_the_slices_that_were_seen(
-    stub_teacher, make_case, make_generalist, axis
+    stub_model, make_case, make_generalist, axis
 ):
-    generalist = make_generalist(stub_teacher(2), axis=axis)
+    generalist = make_generalist(stub_model(2), axis=axis)
     case = make_case(shape=(12, 14, 16))
     generalist.look(case, 4)
     generalist.prompt(case, the_label(case), 2, None)
@@ -35,14 +35,14 @@ def test_probabilities_lie_on_the_slices_that_were_seen(
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.8
 
 
-def test_a_3d_teacher_sees_every_slice_in_one_view(stub_teacher, make_case, make_generalist):
-    teacher = stub_teacher(3)
-    generalist = make_generalist(teacher)
+def test_a_3d_teacher_sees_every_slice_in_one_view(stub_model, make_case, make_generalist):
+    model = stub_model(3)
+    generalist = make_generalist(model)
     case = make_case(shape=(10, 16, 12))
     generalist.look(case, 5)
     generalist.prompt(case, the_label(case), 2, None)
     probs, exists = generalist.probs(case.name, whole(case.shape), 2)
-    assert len(teacher.encoded) == 1
+    assert len(model.encoded) == 1
     assert exists.all()
     inside = probs[0] > 0.5
     assert inside.any()
@@ -50,8 +50,8 @@ def test_a_3d_teacher_sees_every_slice_in_one_view(stub_teacher, make_case, make
     assert (centre - (torch.tensor(case.shape) - 1) / 2).abs().max() < 2.5
 
 
-def test_a_case_that_was_not_prompted_has_no_probability(stub_teacher, make_case, make_generalist):
-    generalist = make_generalist(stub_teacher(2))
+def test_a_case_that_was_not_prompted_has_no_probability(stub_model, make_case, make_generalist):
+    generalist = make_generalist(stub_model(2))
     case = make_case()
     for looked in (False, True):
         if looked:
@@ -61,8 +61,8 @@ def test_a_case_that_was_not_prompted_has_no_probability(stub_teacher, make_case
         assert not exists.any()
 
 
-def test_outside_the_scan_the_generalist_says_nothing(stub_teacher, make_case, make_generalist):
-    generalist = make_generalist(stub_teacher(2))
+def test_outside_the_scan_the_generalist_says_nothing(stub_model, make_case, make_generalist):
+    generalist = make_generalist(stub_model(2))
     case = make_case()
     generalist.look(case, 16)
     generalist.prompt(case, the_label(case), 2, None)
@@ -74,8 +74,8 @@ def test_outside_the_scan_the_generalist_says_nothing(stub_teacher, make_case, m
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_states_are_sampled_where_the_crop_lies(stub_teacher, make_case, make_generalist, dims):
-    class Marking(stub_teacher):
+def test_states_are_sampled_where_the_crop_lies(stub_model, make_case, make_generalist, dims):
+    class Marking(stub_model):
         """Its states say how bright the view is at each place, whatever the rest."""
 
         def encode(self, views, *, raw=False):
@@ -99,8 +99,8 @@ def test_states_are_sampled_where_the_crop_lies(stub_teacher, make_case, make_ge
     assert float(known.valid.min()) == 1
 
 
-def test_tokens_far_from_any_seen_slice_are_not_valid(stub_teacher, make_case, make_generalist):
-    generalist = make_generalist(stub_teacher(2))
+def test_tokens_far_from_any_seen_slice_are_not_valid(stub_model, make_case, make_generalist):
+    generalist = make_generalist(stub_model(2))
     case = make_case()
     generalist.look(case, 1)  # slice 8
     known = generalist.knowledge(case, whole(case.shape), (4, 4, 8), semantic=False)
@@ -108,8 +108,8 @@ def test_tokens_far_from_any_seen_slice_are_not_valid(stub_teacher, make_case, m
     assert known.valid[0, 0, 0, 0].tolist() == [0, 0, 0, 1, 1, 0, 0, 0]
 
 
-def test_tokens_outside_the_scan_are_not_valid(stub_teacher, make_case, make_generalist):
-    generalist = make_generalist(stub_teacher(3))
+def test_tokens_outside_the_scan_are_not_valid(stub_model, make_case, make_generalist):
+    generalist = make_generalist(stub_model(3))
     case = make_case()
     generalist.look(case, 1)
     place = CropMap((8, 8, 8), torch.eye(3), torch.tensor([12.0, 0.0, 0.0]))
@@ -118,9 +118,9 @@ def test_tokens_outside_the_scan_are_not_valid(stub_teacher, make_case, make_gen
 
 
 def test_semantic_tokens_are_there_after_an_annotation_was_prompted(
-    stub_teacher, make_case, make_generalist
+    stub_model, make_case, make_generalist
 ):
-    generalist = make_generalist(stub_teacher(2))
+    generalist = make_generalist(stub_model(2))
     case = make_case(labels=2)
     generalist.look(case, 4)
     assert generalist.knowledge(case, whole((16,) * 3), (4,) * 3, semantic=True).semantic is None
@@ -132,61 +132,61 @@ def test_semantic_tokens_are_there_after_an_annotation_was_prompted(
     assert generalist.knowledge(case, whole((16,) * 3), (4,) * 3, semantic=False).semantic is None
 
 
-def test_every_view_is_encoded_once(stub_teacher, make_case, make_generalist):
-    teacher = stub_teacher(2)
-    generalist = make_generalist(teacher)
+def test_every_view_is_encoded_once(stub_model, make_case, make_generalist):
+    model = stub_model(2)
+    generalist = make_generalist(model)
     generalist.look(make_case(), 4)
     generalist.look(make_case(), 4)
-    assert len(teacher.encoded) == 4
+    assert len(model.encoded) == 4
 
 
-def test_another_teacher_s_embeddings_are_not_taken(stub_teacher, make_case, make_generalist):
-    first, second = stub_teacher(2), stub_teacher(2)
+def test_another_teacher_s_embeddings_are_not_taken(stub_model, make_case, make_generalist):
+    first, second = stub_model(2), stub_model(2)
     second.fingerprint = "stub v2"
-    for teacher in (first, second):
-        make_generalist(teacher).look(make_case(), 3)
+    for model in (first, second):
+        make_generalist(model).look(make_case(), 3)
     assert len(first.encoded) == len(second.encoded) == 3
 
 
-def test_the_teacher_is_not_asked_for_gradients(stub_teacher, make_case, make_generalist):
-    teacher = stub_teacher(2)
-    generalist = make_generalist(teacher)
+def test_the_teacher_is_not_asked_for_gradients(stub_model, make_case, make_generalist):
+    model = stub_model(2)
+    generalist = make_generalist(model)
     generalist.look(make_case(), 4)
     known = generalist.knowledge(make_case(), whole((16,) * 3), (4,) * 3, semantic=False)
     assert not any(level.requires_grad for level in known.hidden)
 
 
 def test_the_slice_axis_is_the_one_on_which_the_teacher_agrees_best(
-    stub_teacher, make_case, make_generalist
+    stub_model, make_case, make_generalist
 ):
     i, j, k = np.meshgrid(*[np.arange(16)] * 3, indexing="ij")
     # across j a diagonal shows, which no box fits; along it a filled bar, which a box fits
     label = ((abs(i - k) <= 1) & (j > 1) & (j < 14)).astype(np.uint8)
-    teacher = stub_teacher(2)
+    model = stub_model(2)
     for turned, misfit in ((label, 1), (label.transpose(1, 0, 2), 0)):
         case = replace(make_case(), label=turned[None])
-        chosen = better_axis(teacher, [case], lambda axis: make_generalist(teacher, axis=axis))
+        chosen = better_axis(model, [case], lambda axis: make_generalist(model, axis=axis))
         assert chosen != misfit
     assert better_axis(
-        teacher,
+        model,
         [replace(make_case(), label=np.zeros((1, 16, 16, 16), dtype=np.uint8) + (abs(i - j) <= 1))],
-        lambda axis: make_generalist(teacher, axis=axis),
+        lambda axis: make_generalist(model, axis=axis),
     ) in (0, 1)
 
 
-def test_thick_slices_fix_the_axis_without_asking_the_teacher(stub_teacher, make_case):
-    teacher = stub_teacher(2)
+def test_thick_slices_fix_the_axis_without_asking_the_teacher(stub_model, make_case):
+    model = stub_model(2)
     case = replace(make_case(), spacing_mm=(1.0, 1.0, 4.0))
-    assert better_axis(teacher, [case], lambda _: pytest.fail("asked")) == 2
-    assert better_axis(teacher, [], lambda _: pytest.fail("asked")) == 2
-    assert better_axis(stub_teacher(3), [make_case()], lambda _: pytest.fail("asked")) == 2
+    assert better_axis(model, [case], lambda _: pytest.fail("asked")) == 2
+    assert better_axis(model, [], lambda _: pytest.fail("asked")) == 2
+    assert better_axis(stub_model(3), [make_case()], lambda _: pytest.fail("asked")) == 2
 
 
-class HoleTeacher:
+class HoleModel:
     """Makes a stub that finds the middle of a box only, as a foundation model does with a ring."""
 
-    def __new__(cls, stub_teacher, dims):
-        class Hole(stub_teacher):
+    def __new__(cls, stub_model, dims):
+        class Hole(stub_model):
             def prompt(self, image, prompts):
                 prompted = super().prompt(image, prompts)
                 middle = torch.full_like(prompted.logits, -4.0)
@@ -207,10 +207,10 @@ def with_ring(case):
 
 
 def test_a_teacher_worse_than_the_box_it_is_given_is_set_aside(
-    stub_teacher, make_case, make_generalist
+    stub_model, make_case, make_generalist
 ):
-    teacher = HoleTeacher(stub_teacher, 2)
-    generalist = make_generalist(teacher)
+    model = HoleModel(stub_model, 2)
+    generalist = make_generalist(model)
     ring, other = with_ring(make_case("a")), make_case("u", annotated=False)
     for case in (ring, other):
         generalist.look(case, 4)
@@ -221,19 +221,19 @@ def test_a_teacher_worse_than_the_box_it_is_given_is_set_aside(
     assert not worth.heeded
     assert generalist.silent == {1}
 
-    asked = len(teacher.prompted)
+    asked = len(model.prompted)
     mask = torch.from_numpy(ring.label[0]).long()
     generalist.prompt(other, mask, 2, torch.zeros(other.shape))
-    assert len(teacher.prompted) == asked  # no pass whose result is not used
+    assert len(model.prompted) == asked  # no pass whose result is not used
     probs, exists = generalist.probs("u", whole(other.shape), 2)
     assert float(probs.max()) == 0
     assert not exists.any()  # what it was not asked for it does not call background either
 
 
 def test_beside_a_label_set_aside_only_masks_of_the_others_count(
-    stub_teacher, make_case, make_generalist
+    stub_model, make_case, make_generalist
 ):
-    generalist = make_generalist(stub_teacher(2))
+    generalist = make_generalist(stub_model(2))
     case = make_case("u", annotated=False)
     generalist.look(case, 4)
     generalist.silent = frozenset({1})
@@ -246,8 +246,8 @@ def test_beside_a_label_set_aside_only_masks_of_the_others_count(
     assert torch.equal(exists, probs[1] > 0.5)
 
 
-def test_a_teacher_that_helps_is_heeded(stub_teacher, make_case, make_generalist):
-    class Disc(stub_teacher):
+def test_a_teacher_that_helps_is_heeded(stub_model, make_case, make_generalist):
+    class Disc(stub_model):
         """Finds the disc in the box."""
 
         def prompt(self, image, prompts):
@@ -267,8 +267,8 @@ def test_a_teacher_that_helps_is_heeded(stub_teacher, make_case, make_generalist
     assert generalist.silent == frozenset()
 
 
-def test_labels_that_no_view_has_stay_heeded(stub_teacher, make_case, make_generalist):
-    generalist = make_generalist(stub_teacher(2))
+def test_labels_that_no_view_has_stay_heeded(stub_model, make_case, make_generalist):
+    generalist = make_generalist(stub_model(2))
     case = make_case()
     generalist.look(case, 4)
     generalist.prompt_annotation(case, 3)
@@ -277,25 +277,25 @@ def test_labels_that_no_view_has_stay_heeded(stub_teacher, make_case, make_gener
     assert missing.heeded
 
 
-def test_a_3d_teacher_is_weighed_on_whole_scans(stub_teacher, make_case, make_generalist):
-    teacher = HoleTeacher(stub_teacher, 3)
-    generalist = make_generalist(teacher)
+def test_a_3d_teacher_is_weighed_on_whole_scans(stub_model, make_case, make_generalist):
+    model = HoleModel(stub_model, 3)
+    generalist = make_generalist(model)
     ring = with_ring(make_case("a"))
     generalist.look(ring, 1)
     generalist.prompt_annotation(ring, 2)
     (worth,) = generalist.weigh([ring], 2)
     assert not worth.heeded
-    asked = len(teacher.prompted)
+    asked = len(model.prompted)
     mask = torch.from_numpy(ring.label[0]).long()
     generalist.prompt(ring, mask, 2, torch.zeros(ring.shape))
-    assert len(teacher.prompted) == asked
+    assert len(model.prompted) == asked
     _, exists = generalist.probs("a", whole(ring.shape), 2)
     assert not exists.any()
 
 
 def test_what_is_not_annotated_cannot_be_prompted_with_its_annotation(
-    stub_teacher, make_case, make_generalist
+    stub_model, make_case, make_generalist
 ):
-    generalist = make_generalist(stub_teacher(2))
+    generalist = make_generalist(stub_model(2))
     with pytest.raises(ValueError, match="'u' is not annotated"):
         generalist.prompt_annotation(make_case("u", annotated=False), 2)

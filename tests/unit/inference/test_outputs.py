@@ -11,7 +11,15 @@ from torch import nn
 
 from uncol.data.frame import Space, choose_space
 from uncol.data.scan import Grid, Volume, read_label, read_scan, write_volume
-from uncol.inference.outputs import LabelFound, Recipe, _around, bands, overlay, segment, summary
+from uncol.inference.outputs import (
+    LabelFound,
+    SegmentSettings,
+    _around,
+    bands,
+    overlay,
+    segment,
+    summary,
+)
 from uncol.networks.student import StudentOutput
 from uncol.uncertainty.calibration import Band, Calibration
 from uncol.uncertainty.quality import fit_quality
@@ -64,7 +72,7 @@ def run(scan: Volume, space: Space, calibration: Calibration = Calibration()):  
     return segment(
         ByIntensity(),
         scan,
-        Recipe(space, "mr", (24, 24, 24), LABELS),
+        SegmentSettings(space, "mr", (24, 24, 24), LABELS),
         device=CPU,
         calibration=calibration,
     )
@@ -103,7 +111,7 @@ def test_a_structure_that_is_single_comes_back_in_one_piece() -> None:
     space, calibration = choose_space([scan.grid]), Calibration()
 
     def ask(single):
-        recipe = Recipe(space, "mr", (24, 24, 24), LABELS, single)
+        recipe = SegmentSettings(space, "mr", (24, 24, 24), LABELS, single)
         return segment(ByIntensity(), scan, recipe, device=CPU, calibration=calibration)
 
     assert (ask(()).label[:3, :3, :3] == 1).all()
@@ -136,7 +144,7 @@ def test_a_single_image_comes_back_as_one(tmp_path) -> None:
     result = segment(
         ByIntensity(),
         scan,
-        Recipe(choose_space([grid]), "mr", (32, 32, 1), LABELS),
+        SegmentSettings(choose_space([grid]), "mr", (32, 32, 1), LABELS),
         device=CPU,
         calibration=Calibration(),
     )
@@ -192,7 +200,7 @@ def test_a_student_that_finds_nothing_asks_for_a_redo() -> None:
     result = segment(
         Nothing(),
         scan,
-        Recipe(choose_space([scan.grid]), "mr", (24, 24, 24), LABELS),
+        SegmentSettings(choose_space([scan.grid]), "mr", (24, 24, 24), LABELS),
         device=CPU,
         calibration=Calibration(),
     )

@@ -33,8 +33,10 @@ def test_a_class_that_was_not_prompted_is_impossible():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=5), st.booleans())
-def test_probabilities_sum_to_one(foreground, squash_twice):
-    probs = generalist_probs(voxel(*foreground), squash_twice=squash_twice)
+def test_probabilities_sum_to_one(foreground, softmax_over_probabilities):
+    probs = generalist_probs(
+        voxel(*foreground), softmax_over_probabilities=softmax_over_probabilities
+    )
     assert float(probs.sum()) == pytest.approx(1, abs=1e-5)
     assert (probs >= 0).all()
 

@@ -15,7 +15,7 @@ from uncol.method.stages import (
     roll,
     with_pseudo_label,
 )
-from uncol.networks.ema import make_teacher
+from uncol.networks.ema import make_specialist
 from uncol.networks.student import Student
 
 BATCH, SIDE, TOKENS = 2, 8, (2, 2, 2)
@@ -151,11 +151,11 @@ def gradients(*networks):
 
 
 def test_the_first_stage_s_gradient_reaches_student_and_both_projections(student, adapters):
-    teacher = make_teacher(student)
+    specialist = make_specialist(student)
     batch = crops()
     pretrain(student, adapters, batch, a_mask(), weight=0.1).total.backward()
     assert min(gradients(student, adapters.visual, adapters.semantic)) > 0
-    assert gradients(teacher) == [None]
+    assert gradients(specialist) == [None]
     assert not batch.knowledge.semantic.requires_grad
 
 
@@ -221,11 +221,11 @@ def test_an_untrusted_pseudo_label_teaches_nothing(student):
 
 
 def test_the_second_stage_s_gradient_reaches_the_student_and_not_the_teachers(student, adapters):
-    teacher = make_teacher(student)
+    specialist = make_specialist(student)
     labeled, unlabeled = crops(1), pseudo(crops(2))
     finetune(student, adapters, labeled, unlabeled, a_mask()).total.backward()
     assert min(gradients(student, adapters.visual)) > 0
-    assert gradients(teacher, adapters.semantic) == [None, None]  # no semantic term in stage 2
+    assert gradients(specialist, adapters.semantic) == [None, None]  # no semantic term in stage 2
     assert not any(h.requires_grad for h in unlabeled.knowledge.hidden)
 
 

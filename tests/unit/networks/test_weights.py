@@ -164,7 +164,7 @@ def test_a_digest_is_the_file_s_sha256(tmp_path):
 
 
 def test_a_missing_file_points_at_the_setting(tmp_path):
-    with pytest.raises(WeightsError, match=r"gone\.pth does not exist.*teacher_weights"):
+    with pytest.raises(WeightsError, match=r"gone\.pth does not exist.*generalist_weights"):
         verified_digest(tmp_path / "gone.pth", None)
 
 

@@ -8,7 +8,7 @@ from uncol.selection import queue as module
 from uncol.selection.queue import Queue
 from uncol.selection.scores import Embedding, LabelScore, Score, embeddings_of, scores_of
 from uncol.selection.strategies import STRATEGIES
-from uncol.storage.files import write_atomically
+from uncol.storage.files import write_text
 from uncol.tasks.strategy import Leases
 from uncol.versions.store import ModelStore
 
@@ -22,13 +22,13 @@ def score(case: str, value: float) -> Score:
 
 @pytest.fixture
 def store(tmp_path):
-    return ModelStore(tmp_path / "uncol")
+    return ModelStore(tmp_path)
 
 
 def serve(store, version, values) -> None:
     for name, value in values.items():
-        scores_of(store, version).add(score(name, value))
-    write_atomically(store.folder / "current", str(version))
+        scores_of(store.folder, version).add(score(name, value))
+    write_text(store.folder.current, str(version))
 
 
 def first(queue, waiting=CASES, labeled=frozenset(), strategy="uncertainty", seed=0):
@@ -65,7 +65,7 @@ def test_until_a_new_model_has_scored_a_case_the_one_before_counts(store, tmp_pa
     serve(store, 1, {name: 0.9 if name == "case3" else 0.2 for name in CASES})
     queue = Queue(store, "none")
     for number in (1, 2):
-        (store.folder / "versions" / str(number)).mkdir(parents=True)
+        (store.folder.versions / str(number)).mkdir(parents=True)
     serve(store, 2, {"case6": 0.3})
     assert first(queue)[:2] == ["case3", "case6"]
 
@@ -84,7 +84,7 @@ def test_a_damaged_store_is_ranked_anew(store) -> None:
     queue = Queue(store, "none")
     order = first(queue)
     queue.refresh(waiting=CASES, labeled=frozenset())
-    (store.folder / "queue.json").write_text("[{")
+    store.folder.queue.write_text("[{")
     assert first(Queue(store, "none")) == order
 
 
@@ -102,19 +102,19 @@ def test_a_large_pool_is_answered_from_the_order_at_hand(store, monkeypatch) -> 
 
 
 def test_a_line_cut_short_by_a_kill_loses_nothing_else(store) -> None:
-    ledger = scores_of(store, 1)
+    ledger = scores_of(store.folder, 1)
     ledger.add(score("one", 0.1))
     with ledger.path.open("ab") as stream:
         stream.write(b'{"case": "two", "qual')
     ledger.add(score("three", 0.3))
     assert set(ledger.read()) == {"one", "three"}
     ledger.add(score("one", 0.5))
-    assert scores_of(store, 1).read()["one"].uncertainty == 0.5
+    assert scores_of(store.folder, 1).read()["one"].uncertainty == 0.5
 
 
 def test_embeddings_count_before_any_model(store) -> None:
     for name in CASES:
-        embeddings_of(store, "stub").add(Embedding(case=name, vector=(float(name[-1]), 1.0)))
+        embeddings_of(store.folder, "stub").add(Embedding(case=name, vector=(float(name[-1]), 1.0)))
     order = Queue(store, "stub").order("uncol", 0, waiting=CASES, labeled=frozenset())
     assert "foundation model" in order[0].reason
 

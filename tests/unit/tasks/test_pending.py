@@ -3,15 +3,15 @@ import time
 
 import pytest
 
+from uncol.storage.model_folder import ModelFolder, checkpoint_in
 from uncol.tasks.pending import MOST_TRIES, PendingTraining
-from uncol.training.checkpoint import CHECKPOINT
 
 OPTIONS = {"seed": 3, "step_scale": 0.5}
 
 
 @pytest.fixture
 def pending(tmp_path):
-    return PendingTraining(tmp_path)
+    return PendingTraining(ModelFolder(tmp_path))
 
 
 def test_a_training_is_remembered_until_it_is_over(pending):
@@ -33,7 +33,7 @@ def test_one_that_never_gets_anywhere_is_given_up(pending):
 
 def test_one_that_gets_on_is_resumed_as_often_as_it_takes(pending, tmp_path):
     pending.note(OPTIONS)
-    checkpoint = tmp_path / "runs" / CHECKPOINT
+    checkpoint = checkpoint_in(ModelFolder(tmp_path).runs)
     for number in range(3 * MOST_TRIES):
         checkpoint.write_bytes(b"a step")
         later = time.time() + number + 1

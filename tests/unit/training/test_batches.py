@@ -81,9 +81,9 @@ def test_voxels_nobody_annotated_do_not_count(make_case):
 
 
 def test_knowledge_comes_along_and_semantic_tokens_only_when_asked(
-    make_case, stub_teacher, make_generalist
+    make_case, stub_model, make_generalist
 ):
-    generalist, case = make_generalist(stub_teacher(3)), make_case()
+    generalist, case = make_generalist(stub_model(3)), make_case()
     generalist.look(case, 1)
     generalist.prompt(case, torch.from_numpy(case.label[0]).long(), 2, None)
     drawer = source([case], generalist=generalist)
@@ -119,7 +119,7 @@ def test_what_is_said_of_upright_views_lies_where_the_crops_show_it(make_case):
     found, true = (probs.argmax(dim=1) == 1) & seen, (drawn.crops.label == 1) & seen
     assert int(true.sum()) > 100
     assert 2 * int((found & true).sum()) / int(found.sum() + true.sum()) > 0.9
-    # teachers see the views, the student the crops
+    # specialist and generalist see the views, the student the crops
     brightness = drawn.clean[:, 0][said == 1].mean() - drawn.clean[:, 0][said == 0].mean()
     assert brightness > 1.5
 

@@ -4,31 +4,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uncol.method.parts import EVERYTHING, Parts
-from uncol.method.recipe import MODES
+from uncol.method.recipe import INTENDED, RELEASED
 from uncol.method.stages import PSEUDO_WEIGHT
-from uncol.training.composition import Composition, compose, mixes
+from uncol.training.composition import Composition, compose
 from uncol.training.presets import PRESETS
 
 SMALL, PAPER = PRESETS["small3d"], PRESETS["paper3d"]
 
 
 @pytest.mark.parametrize(
-    ("preset", "mode", "parts", "mixed"),
+    ("preset", "recipe", "mixed"),
     [
-        (SMALL, "intended", EVERYTHING, [True, True, False, False]),
-        (PAPER, "intended", EVERYTHING, [True] * 4),
-        (replace(PAPER, mix_until=0.0), "intended", EVERYTHING, [False] * 4),
-        (SMALL, "release", EVERYTHING, [True] * 4),
-        (SMALL, "intended", Parts(mix_until=1.0), [True] * 4),
-        (PAPER, "release", Parts(mix_until=0.0), [False] * 4),
+        (SMALL, INTENDED, [True, True, False, False]),
+        (PAPER, INTENDED, [True] * 4),
+        (replace(PAPER, mix_until=0.0), INTENDED, [False] * 4),
+        (SMALL, RELEASED, [True] * 4),
+        (SMALL, replace(INTENDED, mix_until=1.0), [True] * 4),
+        (PAPER, replace(RELEASED, mix_until=0.0), [False] * 4),
     ],
 )
 def test_the_preset_decides_how_long_to_mix_unless_the_code_or_an_ablation_does(
-    preset, mode, parts, mixed
+    preset, recipe, mixed
 ):
     shares = (0.0, 0.49, 0.5, 0.99)
-    assert [mixes(preset, MODES[mode], parts, share) for share in shares] == mixed
+    decided = recipe.with_mixing(preset.mix_until)
+    assert [decided.mixes(share) for share in shares] == mixed
 
 
 @given(st.integers(1, 16), st.floats(0, 1))

@@ -8,8 +8,12 @@ import torch
 from uncol.errors import TrainingError
 from uncol.experiments.methods import METHODS
 from uncol.inference.predict import predict
-from uncol.method.parts import Parts
-from uncol.training.loop import Trainer, trust_shares
+from uncol.method import stages
+from uncol.method.recipe import INTENDED, RELEASED
+from uncol.method.stages import Losses
+from uncol.training import uncol
+from uncol.training.step import Method, StepResult
+from uncol.training.uncol import UNCOL, trust_shares
 
 
 def weights(network):
@@ -41,11 +45,11 @@ def test_the_same_seed_gives_the_same_student(make_trainer):
 
 
 @pytest.mark.parametrize("mix_until", [0.0, 1.0])
-@pytest.mark.parametrize(("dims", "teacher_dims"), [(2, 2), (3, 2), (3, 3)])
-def test_any_student_learns_from_any_teacher(
-    make_trainer, tiny_preset, stub_teacher, make_generalist, dims, teacher_dims, mix_until
+@pytest.mark.parametrize(("dims", "model_dims"), [(2, 2), (3, 2), (3, 3)])
+def test_any_student_learns_from_any_generalist(
+    make_trainer, tiny_preset, stub_model, make_generalist, dims, model_dims, mix_until
 ):
-    generalist = make_generalist(stub_teacher(teacher_dims))
+    generalist = make_generalist(stub_model(model_dims))
     preset = tiny_preset(dims, batch=4, mix_until=mix_until)
     trainer = make_trainer(dims=dims, labels=2, generalist=generalist, steps=(1, 1), preset=preset)
     first, second = trainer.run()
@@ -54,20 +58,22 @@ def test_any_student_learns_from_any_teacher(
     assert second.losses["visual"] > 0
 
 
-def test_neither_teacher_is_trained_by_gradient(make_trainer, stub_teacher, make_generalist):
-    teacher = stub_teacher(3)
-    before = copy.deepcopy(teacher.network.state_dict())
-    trainer = make_trainer(generalist=make_generalist(teacher), steps=(2, 2))
+def test_neither_specialist_nor_generalist_is_trained_by_gradient(
+    make_trainer, stub_model, make_generalist
+):
+    model = stub_model(3)
+    before = copy.deepcopy(model.network.state_dict())
+    trainer = make_trainer(generalist=make_generalist(model), steps=(2, 2))
     list(trainer.run())
-    after = teacher.network.state_dict()
+    after = model.network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert all(p.grad is None for p in teacher.network.parameters())
-    assert all(p.grad is None for p in trainer.state.teacher.parameters())
+    assert all(p.grad is None for p in model.network.parameters())
+    assert all(p.grad is None for p in trainer.state.specialist.parameters())
     assert any(p.grad is not None for p in trainer.state.adapters.parameters())
 
 
-def test_adapters_train_along_with_the_student(make_trainer, stub_teacher, make_generalist):
-    trainer = make_trainer(generalist=make_generalist(stub_teacher(3)), steps=(3, 1))
+def test_adapters_train_along_with_the_student(make_trainer, stub_model, make_generalist):
+    trainer = make_trainer(generalist=make_generalist(stub_model(3)), steps=(3, 1))
     before = weights(trainer.state.adapters.semantic), weights(trainer.state.adapters.visual)
     list(trainer.run())
     after = weights(trainer.state.adapters.semantic), weights(trainer.state.adapters.visual)
@@ -80,7 +86,7 @@ def test_without_unlabeled_cases_nothing_is_guessed(
     make_trainer, tiny_preset, monkeypatch, mix_until
 ):
     trainer = make_trainer(unlabeled=False, preset=tiny_preset(mix_until=mix_until))
-    monkeypatch.setattr(trainer, "_pseudo_label", lambda *_: pytest.fail("no pseudo-label needed"))
+    monkeypatch.setattr(uncol, "fuse", lambda *_, **__: pytest.fail("no pseudo-label needed"))
     steps = list(trainer.run())
     assert [step.stage for step in steps][-1] == 2
     assert all(step.trust == {} for step in steps)
@@ -88,9 +94,9 @@ def test_without_unlabeled_cases_nothing_is_guessed(
 
 
 def test_the_generalist_is_prompted_anew_only_now_and_then(
-    make_trainer, stub_teacher, make_generalist, monkeypatch
+    make_trainer, stub_model, make_generalist, monkeypatch
 ):
-    generalist = make_generalist(stub_teacher(3))
+    generalist = make_generalist(stub_model(3))
     trainer = make_trainer(generalist=generalist, steps=(1, 5), prompt_every=2)
     asked = []
     monkeypatch.setattr(generalist, "prompt", lambda case, *_: asked.append(case.name))
@@ -99,79 +105,73 @@ def test_the_generalist_is_prompted_anew_only_now_and_then(
 
 
 def test_scans_are_not_segmented_for_a_generalist_that_is_heeded_on_no_label(
-    make_trainer, stub_teacher, make_generalist, monkeypatch
+    make_trainer, stub_model, make_generalist, monkeypatch
 ):
-    generalist = make_generalist(stub_teacher(3))
-    trainer = make_trainer(labels=2, generalist=generalist, steps=(0, 1))
+    generalist = make_generalist(stub_model(3))
     segmented = []
     monkeypatch.setattr(
         "uncol.training.loop.predict",
         lambda *args, **kwargs: segmented.append(1) or predict(*args, **kwargs),
     )
-    generalist.silent = frozenset({1})
-    trainer._prompt_generalist()
-    assert segmented == [1]
-    generalist.silent = frozenset({1, 2})
-    trainer._prompt_generalist()
-    assert segmented == [1]
+    for silent, so_far in ((frozenset({1}), [1]), (frozenset({1, 2}), [1])):
+        trainer = make_trainer(labels=2, generalist=generalist, steps=(0, 1))
+        generalist.silent = silent
+        list(trainer.run())
+        assert segmented == so_far
 
 
-def test_the_rate_falls_to_nearly_nothing_in_each_stage(make_trainer, monkeypatch):
+def heard(method, hear):
+    """Return a method that lets somebody hear of each batch first."""
+
+    def listening(learn):
+        return lambda batch: hear(batch) or learn(batch)
+
+    return Method(listening(method.stage1), listening(method.stage2))
+
+
+def test_the_rate_falls_to_nearly_nothing_in_each_stage(make_trainer):
     trainer = make_trainer(steps=(4, 4))
     rates = []
-    update = trainer._update
-
-    def listen(losses):
-        rates.append(trainer._optimizer.param_groups[0]["lr"])
-        update(losses)
-
-    monkeypatch.setattr(trainer, "_update", listen)
-    list(trainer.run())
+    for _ in trainer.run():
+        rates.append(trainer.state_dict()["optimizer"]["param_groups"][0]["lr"])
     first = trainer.preset.rate
     expected = [first * (1 - step / 4) ** 0.9 for step in range(4)]
     assert rates == pytest.approx(expected * 2)
 
 
 def test_gradients_are_clipped(make_trainer):
-    trainer = make_trainer()
-    trainer._begin(1)
+    def steep(batch):
+        return StepResult(Losses(sum(p.sum() for p in batch.run.student.parameters()) * 1e6), {})
 
-    class Steep:
-        total = sum(p.sum() for p in trainer.state.student.parameters()) * 1e6
-
-    trainer._update(Steep)
+    trainer = make_trainer(method=Method(steep, steep))
+    next(trainer.run())
     norm = torch.cat([p.grad.flatten() for p in trainer.state.student.parameters()]).norm()
     assert float(norm) == pytest.approx(5.0, rel=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode", "upright"),
-    [
-        (Trainer, "intended", True),
-        (Trainer, "release", False),
-        (METHODS["uncol_turned_views"].make_trainer, "intended", False),
-        (METHODS["bcp"].make_trainer, "intended", False),
-    ],
+    ("name", "upright"),
+    [("uncol", True), ("uncol_release", False), ("uncol_turned_views", False), ("bcp", False)],
 )
-def test_the_pseudo_label_is_made_on_clean_views(make_trainer, kind, mode, upright):
-    trainer = make_trainer(steps=(1, 1), mode=mode, kind=kind)
-    seen = []
-    trainer.state.teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+def test_the_pseudo_label_is_made_on_clean_views(make_trainer, name, upright):
+    contestant = METHODS[name]
     drawn = []
-    source = trainer._source
 
-    def listening(cases):
-        made = source(cases)
-        draw = made.draw
+    class Kept:
+        def __init__(self, source):
+            self.source = source
 
-        def keep(count, **options):
-            drawn.append(draw(count, **options))
+        def draw(self, count, **options):
+            drawn.append(self.source.draw(count, **options))
             return drawn[-1]
 
-        made.draw = keep
-        return made
+    def stage2(batch):
+        return contestant.method.stage2(replace(batch, others=Kept(batch.others)))
 
-    trainer._source = listening
+    method = Method(contestant.method.stage1, stage2)
+    trainer = make_trainer(steps=(1, 1), method=method, recipe=contestant.recipe)
+    seen = []
+    trainer.state.specialist.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     list(trainer.run())
     assert torch.equal(seen[-1], drawn[-1].clean)
     looked = zip(drawn[-1].views, drawn[-1].places, strict=True)
@@ -191,22 +191,17 @@ def test_trust_shares_are_shares():
     }
 
 
-def test_with_too_little_gpu_memory_it_goes_on_with_fewer_crops(
-    make_trainer, tiny_preset, monkeypatch
-):
-    from dataclasses import replace
-
-    trainer = make_trainer(preset=replace(tiny_preset(), batch=8), steps=(2, 2))
-    pretrain = trainer._pretrain
+def test_with_too_little_gpu_memory_it_goes_on_with_fewer_crops(make_trainer, tiny_preset):
     drawn = []
 
-    def short(step):
-        drawn.append(trainer.preset.batch)
-        if trainer.preset.batch > 2:
+    def short(batch):
+        drawn.append(batch.preset.batch)
+        if batch.preset.batch > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return pretrain(step)
+        return UNCOL.stage1(batch)
 
-    monkeypatch.setattr(trainer, "_pretrain", short)
+    method = Method(short, UNCOL.stage2)
+    trainer = make_trainer(preset=replace(tiny_preset(), batch=8), steps=(2, 2), method=method)
     assert [step.number for step in trainer.run()] == [1, 2, 3, 4]
     assert drawn == [8, 4, 2, 2]
 
@@ -214,15 +209,13 @@ def test_with_too_little_gpu_memory_it_goes_on_with_fewer_crops(
 @pytest.fixture
 def fine_tuned(monkeypatch):
     """Collect annotated crops, others, mask and weight of each step of stage 2."""
-    from uncol.training import loop
-
-    finetune, seen = loop.finetune, []
+    finetune, seen = stages.finetune, []
 
     def watch(student, adapters, labeled, others, mask, **named):
         seen.append((len(labeled.image), len(others.image), mask, named["pseudo_weight"]))
         return finetune(student, adapters, labeled, others, mask, **named)
 
-    monkeypatch.setattr(loop, "finetune", watch)
+    monkeypatch.setattr(stages, "finetune", watch)
     return seen
 
 
@@ -230,9 +223,7 @@ def fine_tuned(monkeypatch):
 def test_the_second_stage_shrinks_to_two_crops(
     make_trainer, tiny_preset, monkeypatch, mix_until, last
 ):
-    from uncol.training import loop
-
-    finetune, held = loop.finetune, []
+    finetune, held = stages.finetune, []
 
     def short(student, adapters, labeled, unlabeled, mask, **named):
         held.append(len(labeled.image) + len(unlabeled.image))
@@ -240,59 +231,57 @@ def test_the_second_stage_shrinks_to_two_crops(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return finetune(student, adapters, labeled, unlabeled, mask, **named)
 
-    monkeypatch.setattr(loop, "finetune", short)
+    monkeypatch.setattr(stages, "finetune", short)
     trainer = make_trainer(preset=tiny_preset(batch=4, mix_until=mix_until), steps=(1, 2))
     assert [step.number for step in trainer.run()] == [1, 2, 3]
     assert trainer.preset.batch == last
 
 
 def test_without_unlabeled_scans_whole_crops_are_all_annotated_and_count_alike(
-    make_trainer, fine_tuned
+    make_trainer, tiny_preset, fine_tuned
 ):
-    trainer = make_trainer(steps=(1, 2), unlabeled=False)
-    trainer.preset = replace(trainer.preset, batch=4, mix_until=0.0)
+    preset = tiny_preset(batch=4, mix_until=0.0)
+    trainer = make_trainer(steps=(1, 2), unlabeled=False, preset=preset)
     list(trainer.run())
     assert fine_tuned == [(2, 2, None, 1.0)] * 2
 
 
-def test_where_even_two_crops_are_too_much_the_remedy_is_told(make_trainer, monkeypatch):
-    trainer = make_trainer()
-
+def test_where_even_two_crops_are_too_much_the_remedy_is_told(make_trainer):
     def never(_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(trainer, "_pretrain", never)
+    trainer = make_trainer(method=Method(never, never))
     with pytest.raises(TrainingError, match="device cpu"):
         list(trainer.run())
 
 
 def test_without_mixing_annotated_and_pseudo_labeled_crops_stay_whole(make_trainer):
-    class Unmixed(Trainer):
-        parts = Parts(mix_until=0.0)
-
-    trainer = make_trainer(kind=Unmixed)
-    assert trainer._mask(2) is None
+    mixed = []
+    method = heard(UNCOL, lambda batch: mixed.append(batch.mask(2) is not None))
+    trainer = make_trainer(method=method, recipe=replace(INTENDED, mix_until=0.0))
     assert all(math.isfinite(v) for step in trainer.run() for v in step.losses.values())
+    assert mixed == [False] * 3
 
 
 @pytest.mark.parametrize(
-    ("mix_until", "mode", "mixed"),
-    [(1.0, "intended", True), (0.0, "intended", False), (0.0, "release", True)],
+    ("mix_until", "recipe", "mixed"),
+    [(1.0, INTENDED, True), (0.0, INTENDED, False), (0.0, RELEASED, True)],
 )
 def test_small_parts_of_scans_are_not_mixed_unless_the_code_did(
-    make_trainer, mix_until, mode, mixed
+    make_trainer, tiny_preset, mix_until, recipe, mixed
 ):
-    trainer = make_trainer(mode=mode)
-    trainer.preset = replace(trainer.preset, mix_until=mix_until)
-    assert (trainer._mask(2) is not None) == mixed
+    seen = []
+    method = heard(UNCOL, lambda batch: seen.append(batch.mask(2) is not None))
+    preset = tiny_preset(mix_until=mix_until)
+    trainer = make_trainer(method=method, recipe=recipe, preset=preset)
     assert all(math.isfinite(v) for step in trainer.run() for v in step.losses.values())
+    assert seen == [mixed] * 3
 
 
 def test_crops_that_are_not_mixed_are_all_annotated_and_pseudo_labels_count_late(
-    make_trainer, fine_tuned
+    make_trainer, tiny_preset, fine_tuned
 ):
-    trainer = make_trainer(steps=(1, 4))
-    trainer.preset = replace(trainer.preset, batch=4, mix_until=0.0)
+    trainer = make_trainer(steps=(1, 4), preset=tiny_preset(batch=4, mix_until=0.0))
     list(trainer.run())
     assert [made_of for *made_of, _ in fine_tuned] == [[4, 3, None]] * 4
     weights = [weight for *_, weight in fine_tuned]
@@ -301,23 +290,24 @@ def test_crops_that_are_not_mixed_are_all_annotated_and_pseudo_labels_count_late
     assert weights[-1] > 0.3
 
 
-def test_mixed_crops_give_way_to_whole_ones(make_trainer, fine_tuned):
-    trainer = make_trainer(steps=(1, 4))
-    trainer.preset = replace(trainer.preset, batch=4, mix_until=0.5)
-    assert trainer._mask(4) is not None  # as in the first stage
-    list(trainer.run())
+def test_mixed_crops_give_way_to_whole_ones(make_trainer, tiny_preset, fine_tuned):
+    mixed = []
+    method = heard(UNCOL, lambda batch: mixed.append(batch.mixed))
+    preset = tiny_preset(batch=4, mix_until=0.5)
+    list(make_trainer(steps=(1, 4), preset=preset, method=method).run())
+    assert mixed == [True, True, True, False, False]  # the first stage mixes, too
     made_of = [(*counts, mask is None) for *counts, mask, _ in fine_tuned]
     assert made_of == [(2, 2, False)] * 2 + [(4, 3, True)] * 2
 
 
 def test_a_fixed_gate_does_not_open_with_time(make_trainer, monkeypatch):
-    from uncol.training import loop
-
-    class Fixed(Trainer):
-        parts = Parts(threshold=0.6)
-
     gates = []
-    fuse = loop.fuse
-    monkeypatch.setattr(loop, "fuse", lambda *a, **n: gates.append(n["threshold"]) or fuse(*a, **n))
-    list(make_trainer(steps=(1, 3), kind=Fixed).run())
+    fuse = uncol.fuse
+
+    def listening(*arguments, **named):
+        gates.append(named["threshold"])
+        return fuse(*arguments, **named)
+
+    monkeypatch.setattr(uncol, "fuse", listening)
+    list(make_trainer(steps=(1, 3), recipe=replace(INTENDED, threshold=0.6)).run())
     assert gates == [0.6] * 3

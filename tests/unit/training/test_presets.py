@@ -4,8 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uncol.method.recipe import INTENDED
 from uncol.networks.student import Student
-from uncol.training.presets import PRESETS, choose_preset, fit_preset
+from uncol.training.presets import PRESETS, choose_preset, crop_share, fit_preset
 
 SHAPES = st.tuples(*[st.integers(1, 200)] * 3)
 SPACING = st.sampled_from([(1.0, 1.0, 1.0), (0.7, 0.7, 5.0), (1.0, 1.0, 1.9), (0.5, 0.8, 8.0)])
@@ -79,7 +80,10 @@ def test_large_images_get_the_paper_s_crop():
     ],
 )
 def test_crops_are_mixed_where_they_hold_enough_of_a_scan(name, shape, mix_until):
-    assert fit_preset(name, shape=shape, spacing_mm=(1, 1, 1)).mix_until == mix_until
+    fitted = fit_preset(name, shape=shape, spacing_mm=(1, 1, 1))
+    share = crop_share(fitted, shape)
+    recipe = INTENDED.with_mixing(fitted.mix_until, crop_share=share)
+    assert recipe.mix_until == mix_until
 
 
 def test_images_have_a_crop_of_one_slice_whatever_the_stack():

@@ -11,7 +11,7 @@ from uncol.data.scan import read_scan
 from uncol.storage.files import write_json
 from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
-from uncol.versions.loaded import judge, load_published
+from uncol.versions.loaded import judge, load_version
 from uncol.versions.metrics import dice_per_label
 from uncol.versions.store import ModelStore
 
@@ -42,7 +42,7 @@ def settings(tmp_path, tiny_settings):
 @pytest.mark.slow
 def test_a_round_with_wrong_labels_does_not_replace_the_served_student(tmp_path, settings):
     pool = [a_case(tmp_path, n, annotated=n < 12) for n in range(14)]
-    store = ModelStore(settings.model_dir / "uncol")
+    store = ModelStore(settings.model_dir)
     first = train_round(pool, settings, Reporter())
     assert first.verdict.published
     assert first.served == first.version == 1
@@ -71,7 +71,7 @@ def test_a_round_with_wrong_labels_does_not_replace_the_served_student(tmp_path,
 def test_below_ten_labels_every_round_is_published_and_says_why(tmp_path, settings):
     pool = [a_case(tmp_path, n, annotated=n < 4) for n in range(6)]
     quick = replace(settings, step_scale=0.02)
-    store = ModelStore(settings.model_dir / "uncol")
+    store = ModelStore(settings.model_dir)
     assert shown_accuracy(store) is None
     train_round(pool, quick, Reporter())
     again = train_round(pool, quick, Reporter())
@@ -79,7 +79,7 @@ def test_below_ten_labels_every_round_is_published_and_says_why(tmp_path, settin
     assert "below 10 labeled cases" in again.verdict.reason
     assert shown_accuracy(store) is None
 
-    folder = store.sidecars(2)  # as the background calibration leaves it
+    folder = store.folder.notes(2).folder  # as the background calibration leaves it
     write_json(folder / "calibration.json", {"source": "cross_fit", "cases": 2})
     for name, dice in (("c00", 0.8), ("c01", 0.6)):
         one = Evidence(case=name, confidence={"ball": 0.5}, dice={"ball": dice}, doubt=None)
@@ -93,17 +93,17 @@ def test_below_ten_labels_every_round_is_published_and_says_why(tmp_path, settin
 def test_predictions_of_what_may_be_several_keep_all_pieces(tmp_path, settings):
     pool = [a_case(tmp_path, n, annotated=n < 4) for n in range(5)]
     quick = replace(settings, step_scale=0.02)
-    store = ModelStore(settings.model_dir / "uncol")
+    store = ModelStore(settings.model_dir)
     for number, lesions in enumerate((False, True), start=1):
         train_round(pool, replace(quick, one_piece=not lesions), Reporter())
-        assert store.manifest(number).single == (() if lesions else ((1,),))
+        assert store.manifest(number).one_piece == (() if lesions else ((1,),))
 
 
 def test_no_version_is_refused_for_keeping_all_pieces(tmp_path, settings, monkeypatch):
     judged = []
 
     def judging(published, cases, *, released):
-        judged.append(published.manifest.single)
+        judged.append(published.manifest.one_piece)
         return judge(published, cases, released=released)
 
     monkeypatch.setattr("uncol.training.round.judge", judging)
@@ -133,7 +133,7 @@ def test_held_out_cases_are_the_decided_ones(tmp_path, settings):
     pool = [a_case(tmp_path, n, annotated=n < 12) for n in range(14)]
     train_round(pool, replace(settings, step_scale=0.02), Reporter())
     sides = decide([c.name for c in pool[:12]], {})
-    held_out = ModelStore(settings.model_dir / "uncol").manifest(1).cases["held_out"]
+    held_out = ModelStore(settings.model_dir).manifest(1).cases["held_out"]
     assert set(held_out) == {name for name, side in sides.items() if side == "held_out"}
 
 
@@ -149,10 +149,10 @@ def test_a_large_structure_is_learned_coarse_and_found_in_the_scans_own_grid(tmp
         drawn = write(tmp_path / f"c{number}_label.nii.gz", label) if number < 2 else None
         cases.append(Case(f"c{number}", image, drawn))
     train_round(cases, settings, Reporter())
-    store = ModelStore(settings.model_dir / "uncol")
+    store = ModelStore(settings.model_dir)
     assert store.manifest(1).spacing_mm == (1.5, 1.5, 1.5)
     assert np.prod(store.manifest(1).window) <= 32**3
-    published = load_published(store, 1, settings.device)
+    published = load_version(store, 1, settings.device)
     found = published.segment(read_scan(cases[2].image)).label
     assert found.shape == shape
     assert dice_per_label(found, label, {"ball": 1})["ball"] > 0.8

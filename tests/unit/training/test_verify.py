@@ -33,7 +33,7 @@ def made(tmp_path_factory, tiny_settings):
         cases.append(Case(f"c{number}", image, drawn if number < 12 else None))
     settings = tiny_settings(folder / "model", step_scale=0.02)
     train_round(cases, settings, Reporter())
-    return ModelStore(folder / "model" / "uncol"), cases, settings
+    return ModelStore(folder / "model"), cases, settings
 
 
 def check(made, cases=None, *, earlier=None, retrain=False):

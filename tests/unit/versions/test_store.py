@@ -9,9 +9,9 @@ from uncol.networks.student import Student
 from uncol.training.presets import PRESETS
 from uncol.versions import store as versions
 from uncol.versions.gate import accuracy
-from uncol.versions.manifest import Manifest, Verdict, spec_to
+from uncol.versions.manifest import Manifest, Plan, Verdict
 from uncol.versions.report import list_versions, show_version
-from uncol.versions.store import SCORED, ModelStore
+from uncol.versions.store import ModelStore
 
 SPEC = PRESETS["tiny3d"].spec
 
@@ -21,17 +21,17 @@ def manifest() -> Manifest:
         created="2026-01-01T00:00:00+00:00",
         labels={"a": 1},
         preset="tiny3d",
-        spec=spec_to(SPEC),
+        spec=SPEC,
         window=(16, 16, 16),
         axcodes="RAS",
         spacing_mm=(1.0, 1.0, 1.0),
         modality="mr",
         mode="intended",
-        teacher="none",
+        generalist="none",
         seed=0,
         cases={},
         packages={},
-        plan={},
+        plan=Plan(1, 1, 1, 1, 1),
     )
 
 
@@ -72,14 +72,14 @@ def test_a_full_disk_leaves_the_served_version(tmp_path, monkeypatch) -> None:
         store.publish(student(2), manifest())
     assert store.current() == 1
     assert store.versions() == [1]
-    assert not list((tmp_path / "versions").glob(".partial*"))
+    assert not list((tmp_path / "uncol" / "versions").glob(".partial*"))
     store.load(1)
 
 
 def test_damaged_weights_are_named(tmp_path) -> None:
     store = ModelStore(tmp_path)
     store.publish(student(1), manifest())
-    path = tmp_path / "versions" / "1" / "student.safetensors"
+    path = tmp_path / "uncol" / "versions" / "1" / "student.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(WeightsError, match="version 1"):
         store.load(1)
@@ -88,7 +88,7 @@ def test_damaged_weights_are_named(tmp_path) -> None:
 def test_weights_of_another_size_are_refused(tmp_path) -> None:
     store = ModelStore(tmp_path)
     store.publish(student(1), manifest())
-    path = tmp_path / "versions" / "1" / "manifest.json"
+    path = tmp_path / "uncol" / "versions" / "1" / "manifest.json"
     told = json.loads(path.read_text())
     told["labels"] = {"a": 1, "b": 2}
     path.write_text(json.dumps(told))
@@ -98,13 +98,15 @@ def test_weights_of_another_size_are_refused(tmp_path) -> None:
 
 def test_a_version_of_before_drops_no_pieces_and_mixed_its_crops(tmp_path) -> None:
     store = ModelStore(tmp_path)
-    store.publish(student(1), manifest().model_copy(update={"single": ((1,),), "mix_until": 0.5}))
-    assert (store.manifest(1).single, store.manifest(1).mix_until) == (((1,),), 0.5)
-    path = tmp_path / "versions" / "1" / "manifest.json"
+    store.publish(
+        student(1), manifest().model_copy(update={"one_piece": ((1,),), "mix_until": 0.5})
+    )
+    assert (store.manifest(1).one_piece, store.manifest(1).mix_until) == (((1,),), 0.5)
+    path = tmp_path / "uncol" / "versions" / "1" / "manifest.json"
     told = json.loads(path.read_text())
     del told["single"], told["mix_until"]
     path.write_text(json.dumps(told))
-    assert (store.manifest(1).single, store.manifest(1).mix_until) == ((), 1.0)
+    assert (store.manifest(1).one_piece, store.manifest(1).mix_until) == ((), 1.0)
 
 
 def test_a_reader_never_meets_half_a_version(tmp_path) -> None:
@@ -164,7 +166,7 @@ def test_going_back_to_a_damaged_version_changes_nothing(tmp_path) -> None:
     store = ModelStore(tmp_path)
     for number in (1, 2):
         store.publish(student(number), manifest())
-    (tmp_path / "versions" / "1" / "student.safetensors").write_bytes(b"garbage")
+    (tmp_path / "uncol" / "versions" / "1" / "student.safetensors").write_bytes(b"garbage")
     with pytest.raises(WeightsError):
         store.rollback(1)
     assert store.current() == 2
@@ -176,16 +178,16 @@ def test_old_versions_are_deleted_but_never_the_served_one_nor_a_number_used_twi
     store = ModelStore(tmp_path)
     for number in range(1, 6):
         store.publish(student(number), manifest())
-        store.sidecars(number).mkdir(parents=True)
+        store.folder.notes(number).folder.mkdir(parents=True)
     store.rollback(2)
     assert store.gc(keep=1) == [1, 3, 4]
     assert store.versions() == [2, 5]
-    assert not store.sidecars(3).exists()
+    assert not store.folder.notes(3).folder.exists()
     assert store.load(2)
     store.rollback(2)
     assert store.gc(keep=1) == []
     assert store.publish(student(6), manifest()) == 6
-    assert list((tmp_path / "versions").glob(".partial*")) == []
+    assert list((tmp_path / "uncol" / "versions").glob(".partial*")) == []
 
 
 def test_what_is_told_of_versions(tmp_path) -> None:
@@ -201,12 +203,12 @@ def test_what_is_told_of_versions(tmp_path) -> None:
         student(2),
         made.model_copy(update={"gate": Verdict(published=False, reason="Not published: 0.7")}),
     )
-    (tmp_path / "versions" / "3").mkdir()
+    (tmp_path / "uncol" / "versions" / "3").mkdir()
     first, second, third = list_versions(store)
-    assert first["served"]
-    assert first["dice"] == 0.8
-    assert second["gate"] == "Not published: 0.7"
-    assert "cannot be read" in third["error"]
+    assert first.served
+    assert first.dice == 0.8
+    assert second.gate == "Not published: 0.7"
+    assert "cannot be read" in third.error
     assert show_version(store, 2)["events"][0]["event"] == "refused"
     with pytest.raises(RequestError):
         show_version(store, 9)
@@ -217,7 +219,7 @@ def test_a_version_that_is_served_again_scores_the_cases_anew(tmp_path) -> None:
     store = ModelStore(tmp_path)
     for number in (1, 2):
         store.publish(student(number), manifest())
-    kept, again = store.sidecars(1) / "calibration.json", store.sidecars(1) / SCORED
+    kept, again = store.folder.notes(1).calibration, store.folder.notes(1).scores
     for path in (kept, again):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")

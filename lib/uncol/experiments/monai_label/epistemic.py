@@ -23,7 +23,7 @@ from uncol.data.scan import read_scan
 from uncol.datastores.studies import UncolDatastore
 from uncol.inference.predict import OVERLAP
 from uncol.types import Array
-from uncol.versions.loaded import Published
+from uncol.versions.loaded import LoadedStudent
 
 DROPOUT = 0.2
 SCAN_FILES = ("*.nii.gz", "*.nii", "*.nrrd", "*.mha")
@@ -32,7 +32,7 @@ SCAN_FILES = ("*.nii.gz", "*.nii", "*.nrrd", "*.mha")
 class _WithDropout(nn.Module):
     """A student's mean logits, with dropout at the bottleneck and before each head in training."""
 
-    def __init__(self, published: Published) -> None:
+    def __init__(self, published: LoadedStudent) -> None:
         super().__init__()
         self.student = published.student
         self.student.attention.register_forward_hook(_drop_output)
@@ -47,7 +47,7 @@ class _WithDropout(nn.Module):
 class _Infer(BasicInferTask):  # type: ignore[misc]
     """MONAI Label's inference, with the student's own preprocessing."""
 
-    def __init__(self, published: Published) -> None:
+    def __init__(self, published: LoadedStudent) -> None:
         super().__init__(
             path="",
             network=_WithDropout(published),
@@ -87,7 +87,7 @@ class _Infer(BasicInferTask):  # type: ignore[misc]
 class EpistemicByMonaiLabel(EpistemicScoring):  # type: ignore[misc]
     """`EpistemicScoring` as it is; only what its samples were is kept."""
 
-    def __init__(self, published: Published) -> None:
+    def __init__(self, published: LoadedStudent) -> None:
         """Make it for a student; 5 samples, its default."""
         super().__init__(_Infer(published))
         self._samples: Array | None = None

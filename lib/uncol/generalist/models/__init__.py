@@ -1,39 +1,72 @@
-"""Generalized teachers: frozen foundation models behind one protocol.
+"""Generalists: frozen foundation models behind one protocol.
 
-To add one: a file with a `load` function, and an entry in `TEACHERS`.
+To add one: a file here, named as users name it, with a `load` function, and an entry in
+`GENERALISTS`. Settings, command line and README take their lists from the table, which loads
+nothing by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-from uncol.generalist.models import litemedsam, medsam, sam_med3d
-from uncol.generalist.models.protocol import GeneralizedTeacher
+if TYPE_CHECKING:
+    from uncol.generalist.models.protocol import FoundationModel
+    from uncol.networks.weights import Download
 
-NO_TEACHER = "none"
+NO_GENERALIST = "none"
 
-TEACHERS: dict[str, Callable[[Path | None, Path], GeneralizedTeacher]] = {
-    "litemedsam": litemedsam.load,
-    "medsam": medsam.load,
-    "sam_med3d": sam_med3d.load,
+
+@dataclass(frozen=True)
+class GeneralistEntry:
+    """What a user is told of a generalist.
+
+    Attributes:
+        text: what it is.
+        downloaded: whether its weights are fetched; its file then says where from, as `WEIGHTS`.
+    """
+
+    text: str
+    downloaded: bool
+
+
+GENERALISTS = {
+    "litemedsam": GeneralistEntry("LiteMedSAM, slice by slice; its weights are installed", False),
+    "medsam": GeneralistEntry("MedSAM (ViT-B), slice by slice; weights are downloaded", True),
+    "sam_med3d": GeneralistEntry("SAM-Med3D, whole scans; weights are downloaded", True),
 }
 
 
-def load_teacher(
+def load_foundation_model(
     name: str, *, weights: Path | None, weights_dir: Path
-) -> GeneralizedTeacher | None:
-    """Load a generalized teacher.
+) -> FoundationModel | None:
+    """Load a generalist.
 
     Args:
-        name: a key of `TEACHERS`, or `none`.
+        name: a key of `GENERALISTS`, or `none`.
         weights: a weights file to use in place of the usual one.
         weights_dir: where downloaded weights are kept.
 
     Returns:
-        The teacher, or None for `none`.
+        The generalist, or None for `none`.
 
     Raises:
         WeightsError: the weights are missing, damaged, or do not fit the network.
     """
-    return None if name == NO_TEACHER else TEACHERS[name](weights, weights_dir)
+    if name == NO_GENERALIST:
+        return None
+    model: FoundationModel = _module(name).load(weights, weights_dir)
+    return model
+
+
+def download_of(name: str) -> Download:
+    """Return where a generalist's weights come from; its entry must say that they are fetched."""
+    weights: Download = _module(name).WEIGHTS
+    return weights
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name}")

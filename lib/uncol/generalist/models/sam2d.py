@@ -16,7 +16,7 @@ PREPROCESSING = "min-max, 3 channels, v1"
 
 
 class Sam2D:
-    """A SAM-shaped network as a generalized teacher; see `GeneralizedTeacher`."""
+    """A SAM-shaped network as a generalist; see `FoundationModel`."""
 
     dims = 2
     token_channels = 256
@@ -36,7 +36,7 @@ class Sam2D:
 
         Args:
             network: the network, weights loaded.
-            name: the teacher's name.
+            name: the generalist's name.
             side: input size.
             states: the encoder's modules whose outputs are distilled.
             hidden_channels: their widths.

@@ -1,4 +1,4 @@
-"""SAM-Med3D (`vit_b_ori`) through `medim`; the paper's 3D teacher."""
+"""SAM-Med3D (`vit_b_ori`) through `medim`; the paper's 3D generalist."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load(weights: Path | None, weights_dir: Path) -> SamMed3D:
 
 
 class SamMed3D:
-    """A SAM-Med3D network as a generalized teacher; see `GeneralizedTeacher`."""
+    """A SAM-Med3D network as a generalist; see `FoundationModel`."""
 
     name = "sam_med3d"
     dims = 3

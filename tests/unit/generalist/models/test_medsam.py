@@ -12,7 +12,7 @@ from segment_anything.modeling import (
 )
 
 from uncol.errors import WeightsError
-from uncol.generalist.models import load_teacher
+from uncol.generalist.models import load_foundation_model
 from uncol.generalist.models.protocol import Prompts
 
 SIDE, PATCH, WIDTH, DEPTH = 64, 16, 24, 2
@@ -60,146 +60,146 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture
-def teacher(checkpoint, tmp_path):
-    return load_teacher("medsam", weights=checkpoint, weights_dir=tmp_path)
+def model(checkpoint, tmp_path):
+    return load_foundation_model("medsam", weights=checkpoint, weights_dir=tmp_path)
 
 
-def test_the_checkpoint_s_weights_are_in_the_network(teacher, checkpoint):
+def test_the_checkpoint_s_weights_are_in_the_network(model, checkpoint):
     state = torch.load(checkpoint, weights_only=True)
-    for name, value in teacher.network.state_dict().items():
+    for name, value in model.network.state_dict().items():
         assert torch.equal(value, state[name])
 
 
-def test_the_teacher_is_frozen(teacher):
-    assert not teacher.network.training
-    assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
+def test_the_teacher_is_frozen(model):
+    assert not model.network.training
+    assert not any(parameter.requires_grad for parameter in model.network.parameters())
 
 
-def test_the_fingerprint_changes_with_the_weights(teacher, tmp_path):
+def test_the_fingerprint_changes_with_the_weights(model, tmp_path):
     torch.manual_seed(1)
     torch.save(small_sam().state_dict(), tmp_path / "other.pth")
-    other = load_teacher("medsam", weights=tmp_path / "other.pth", weights_dir=tmp_path)
-    assert other.fingerprint != teacher.fingerprint
-    assert "min-max" in teacher.fingerprint  # preprocessing is part of it
+    other = load_foundation_model("medsam", weights=tmp_path / "other.pth", weights_dir=tmp_path)
+    assert other.fingerprint != model.fingerprint
+    assert "min-max" in model.fingerprint  # preprocessing is part of it
 
 
 def test_weights_in_the_folder_are_found_without_a_network(checkpoint, tmp_path):
     (tmp_path / "medsam_vit_b.pth").write_bytes(checkpoint.read_bytes())
-    teacher = load_teacher("medsam", weights=None, weights_dir=tmp_path)
-    assert teacher.name == "medsam"
+    model = load_foundation_model("medsam", weights=None, weights_dir=tmp_path)
+    assert model.name == "medsam"
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=r"do not fit Sam .*another network"):
-        load_teacher("medsam", weights=tmp_path / "w.pth", weights_dir=tmp_path)
+        load_foundation_model("medsam", weights=tmp_path / "w.pth", weights_dir=tmp_path)
 
 
 def test_a_truncated_checkpoint_is_refused(checkpoint, tmp_path):
     (tmp_path / "w.pth").write_bytes(checkpoint.read_bytes()[:20_000])
     with pytest.raises(WeightsError, match="cannot be read"):
-        load_teacher("medsam", weights=tmp_path / "w.pth", weights_dir=tmp_path)
+        load_foundation_model("medsam", weights=tmp_path / "w.pth", weights_dir=tmp_path)
 
 
 def test_no_teacher_is_none(tmp_path):
-    assert load_teacher("none", weights=None, weights_dir=tmp_path) is None
+    assert load_foundation_model("none", weights=None, weights_dir=tmp_path) is None
 
 
-def test_encoding_gives_one_state_a_distilled_block(teacher):
-    encoded = teacher.encode(torch.randn(2, 1, SIDE, SIDE))
+def test_encoding_gives_one_state_a_distilled_block(model):
+    encoded = model.encode(torch.randn(2, 1, SIDE, SIDE))
     assert encoded.image.shape == (2, 256, 4, 4)
     assert [state.shape for state in encoded.hidden] == [(2, WIDTH, 4, 4)] * 2
-    assert teacher.hidden_channels == (WIDTH, WIDTH)
+    assert model.hidden_channels == (WIDTH, WIDTH)
 
 
-def test_the_states_are_the_outputs_of_the_blocks(teacher):
+def test_the_states_are_the_outputs_of_the_blocks(model):
     views = torch.rand(1, 1, SIDE, SIDE)
-    encoder = teacher.network.image_encoder
+    encoder = model.network.image_encoder
     with torch.no_grad():
         unit = (views - views.min()) / (views.max() - views.min())
         tokens = encoder.patch_embed(unit.expand(1, 3, -1, -1)) + encoder.pos_embed
         for block in encoder.blocks:
             tokens = block(tokens)
-    last = teacher.encode(views).hidden[1]  # block 11, of these two the last one
+    last = model.encode(views).hidden[1]  # block 11, of these two the last one
     assert torch.allclose(last, tokens.permute(0, 3, 1, 2), atol=0.1, rtol=0.05)  # bfloat16
 
 
-def test_each_view_is_scaled_on_its_own(teacher):
+def test_each_view_is_scaled_on_its_own(model):
     view = torch.rand(1, 1, SIDE, SIDE)
-    together = teacher.encode(torch.cat([view, view * 500 - 90])).image
+    together = model.encode(torch.cat([view, view * 500 - 90])).image
     assert torch.allclose(together[0], together[1], atol=0.1)
-    raw = teacher.encode(torch.cat([view, view * 500 - 90]), raw=True).image
+    raw = model.encode(torch.cat([view, view * 500 - 90]), raw=True).image
     assert not torch.allclose(raw[0], raw[1], atol=0.1)
 
 
-def test_a_constant_view_stays_finite(teacher):
-    assert torch.isfinite(teacher.encode(torch.full((1, 1, SIDE, SIDE), 7.0)).image).all()
+def test_a_constant_view_stays_finite(model):
+    assert torch.isfinite(model.encode(torch.full((1, 1, SIDE, SIDE), 7.0)).image).all()
 
 
-def test_each_prompt_has_a_mask_and_tokens(teacher):
-    image = teacher.encode(torch.rand(1, 1, SIDE, SIDE)).image
+def test_each_prompt_has_a_mask_and_tokens(model):
+    image = model.encode(torch.rand(1, 1, SIDE, SIDE)).image
     boxes = torch.tensor([[4.0, 8, 30, 40], [0, 0, 64, 64]])
-    prompted = teacher.prompt(image, Prompts(boxes=boxes))
+    prompted = model.prompt(image, Prompts(boxes=boxes))
     assert prompted.logits.shape == (2, 16, 16)
     assert prompted.tokens.shape == (2, 256, 4, 4)
     assert prompted.quality.shape == (2,)
-    alone = teacher.prompt(image, Prompts(boxes=boxes[1:]))
+    alone = model.prompt(image, Prompts(boxes=boxes[1:]))
     assert torch.allclose(prompted.logits[1:], alone.logits, atol=1e-4)
 
 
 @pytest.fixture
-def sparse(teacher, monkeypatch):
+def sparse(model, monkeypatch):
     """The prompt encoder's answers, as they come."""
     kept = []
-    forward = teacher.network.prompt_encoder.forward
+    forward = model.network.prompt_encoder.forward
 
     def listen(**arguments):
         kept.append(forward(**arguments)[0])
         return forward(**arguments)
 
-    monkeypatch.setattr(teacher.network.prompt_encoder, "forward", listen)
+    monkeypatch.setattr(model.network.prompt_encoder, "forward", listen)
     return kept
 
 
-def test_a_click_is_embedded_where_its_token_lies(teacher, sparse):
+def test_a_click_is_embedded_where_its_token_lies(model, sparse):
     row, column = 1, 3
     click = [(index + 0.5) * PATCH - 0.5 for index in (row, column)]
-    teacher.prompt(
+    model.prompt(
         torch.zeros(1, 256, 4, 4),
         Prompts(clicks=torch.tensor([[click]]), kinds=torch.ones(1, 1)),
     )
-    encoder = teacher.network.prompt_encoder
+    encoder = model.network.prompt_encoder
     place = sparse[0][0, 0] - encoder.point_embeddings[1].weight[0]
     assert torch.allclose(place, encoder.get_dense_pe()[0, :, row, column], atol=1e-4)
 
 
-def test_a_box_s_corners_are_embedded_at_its_first_and_last_pixel(teacher, sparse):
+def test_a_box_s_corners_are_embedded_at_its_first_and_last_pixel(model, sparse):
     # the centres of pixels 8 and 55 along i, 24 and 39 along j
-    teacher.prompt(torch.zeros(1, 256, 4, 4), Prompts(boxes=torch.tensor([[8.0, 24, 56, 40]])))
-    encoder = teacher.network.prompt_encoder
+    model.prompt(torch.zeros(1, 256, 4, 4), Prompts(boxes=torch.tensor([[8.0, 24, 56, 40]])))
+    encoder = model.network.prompt_encoder
     for corner, (i, j) in enumerate([(8, 24), (55, 39)]):
         place = sparse[0][0, corner] - encoder.point_embeddings[2 + corner].weight[0]
         unit = torch.tensor([[[(j + 0.5) / SIDE, (i + 0.5) / SIDE]]])  # SAM's x is our j
         assert torch.allclose(place, encoder.pe_layer._pe_encoding(unit)[0, 0], atol=1e-4)
 
 
-def test_the_tokens_are_conditioned_by_the_prompt(teacher):
-    image = teacher.encode(torch.rand(1, 1, SIDE, SIDE)).image
+def test_the_tokens_are_conditioned_by_the_prompt(model):
+    image = model.encode(torch.rand(1, 1, SIDE, SIDE)).image
     boxes = torch.tensor([[0.0, 0, 16, 16], [40, 40, 60, 60]])
-    first, second = teacher.prompt(image, Prompts(boxes=boxes)).tokens
+    first, second = model.prompt(image, Prompts(boxes=boxes)).tokens
     assert not torch.allclose(first, second, atol=1e-3)
 
 
-def test_gradient_stops_at_the_teacher(teacher):
+def test_gradient_stops_at_the_teacher(model):
     views = torch.rand(1, 1, SIDE, SIDE, requires_grad=True)
-    encoded = teacher.encode(views)
-    prompted = teacher.prompt(encoded.image, Prompts(boxes=torch.tensor([[0.0, 0, 9, 9]])))
+    encoded = model.encode(views)
+    prompted = model.prompt(encoded.image, Prompts(boxes=torch.tensor([[0.0, 0, 9, 9]])))
     assert not encoded.image.requires_grad
     assert not prompted.logits.requires_grad
 
 
-def test_hooks_do_not_pile_up(teacher):
+def test_hooks_do_not_pile_up(model):
     for _ in range(2):
-        image = teacher.encode(torch.rand(1, 1, SIDE, SIDE)).image
-        teacher.prompt(image, Prompts(boxes=torch.tensor([[0.0, 0, 9, 9]])))
-    assert not any(module._forward_hooks for module in teacher.network.modules())
+        image = model.encode(torch.rand(1, 1, SIDE, SIDE)).image
+        model.prompt(image, Prompts(boxes=torch.tensor([[0.0, 0, 9, 9]])))
+    assert not any(module._forward_hooks for module in model.network.modules())

@@ -22,7 +22,7 @@ NEARLY = 0.99  # share of its voxels that the largest piece of a single structur
 Structures = tuple[tuple[int, ...], ...]
 
 
-def single_structures(annotations: Iterable[Array], labels: Mapping[str, int]) -> Structures:
+def find_one_piece(annotations: Iterable[Array], labels: Mapping[str, int]) -> Structures:
     """Return what is a single piece in all annotated scans.
 
     Args:
@@ -61,7 +61,7 @@ def structure_names(structures: Structures, labels: Mapping[str, int]) -> list[s
 
 
 @torch.inference_mode()
-def keep_single_(probs: Tensor, label: Tensor, structures: Sequence[Sequence[int]]) -> None:
+def keep_one_piece_(probs: Tensor, label: Tensor, structures: Sequence[Sequence[int]]) -> None:
     """Take stray pieces of single structures from a prediction, in place.
 
     At a stray voxel the predicted class changes places with the most probable one outside the
@@ -70,7 +70,7 @@ def keep_single_(probs: Tensor, label: Tensor, structures: Sequence[Sequence[int
     Args:
         probs: `(C, I, J, K)`.
         label: `(I, J, K)` uint8, the most probable class.
-        structures: see `single_structures`.
+        structures: see `find_one_piece`.
     """
     others = list(range(probs.shape[0]))
     while True:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from uncol.data.labels import IGNORE_VALUE
 from uncol.data.masks import largest_component
-from uncol.inference.pieces import FEWEST, keep_single_, single_structures
+from uncol.inference.one_piece import FEWEST, find_one_piece, keep_one_piece_
 from uncol.uncertainty.maps import entropy, most_probable
 
 HEART = {"rv": 1, "lv": 2}
@@ -26,42 +26,42 @@ def with_stray(value: int, *, count: int) -> np.ndarray:
 
 
 def test_what_is_one_piece_everywhere_is_single_together_and_alone() -> None:
-    assert single_structures([heart()] * FEWEST, HEART) == (TOGETHER, (1,), (2,))
+    assert find_one_piece([heart()] * FEWEST, HEART) == (TOGETHER, (1,), (2,))
 
 
 def test_one_scan_with_two_pieces_is_enough() -> None:
     scans = [heart()] * 5
-    assert single_structures([*scans, with_stray(1, count=8)], HEART) == ((2,),)
+    assert find_one_piece([*scans, with_stray(1, count=8)], HEART) == ((2,),)
 
 
 def test_a_voxel_beside_the_rest_is_a_slip_of_the_hand() -> None:
-    assert TOGETHER in single_structures([*[heart()] * 3, with_stray(2, count=1)], HEART)
+    assert TOGETHER in find_one_piece([*[heart()] * 3, with_stray(2, count=1)], HEART)
 
 
 def test_a_small_label_apart_from_a_large_one_is_no_slip() -> None:
     label = np.zeros((30, 30, 30), dtype=np.uint8)
     label[:25, :25, :25], label[27:, 27:, 27:] = 1, 2
-    assert single_structures([label] * FEWEST, HEART) == ((1,), (2,))
+    assert find_one_piece([label] * FEWEST, HEART) == ((1,), (2,))
 
 
 def test_labels_that_no_scan_holds_together_are_not_one_piece_together() -> None:
     scans = [np.where(heart() == value, value, 0) for value in (1, 1, 1, 2, 2, 2)]
-    assert single_structures(scans, HEART) == ((1,), (2,))
+    assert find_one_piece(scans, HEART) == ((1,), (2,))
 
 
 def test_few_scans_tell_nothing_and_parts_of_scans_neither() -> None:
     part = heart()
     part[:, :, 7] = IGNORE_VALUE
     scans = [heart()] * (FEWEST - 1)
-    assert single_structures(scans, HEART) == ()
-    assert single_structures([*scans, part], HEART) == ()
-    assert single_structures([*scans, np.zeros_like(part)], HEART) == ()
+    assert find_one_piece(scans, HEART) == ()
+    assert find_one_piece([*scans, part], HEART) == ()
+    assert find_one_piece([*scans, np.zeros_like(part)], HEART) == ()
 
 
 def test_pieces_that_touch_at_a_corner_are_one() -> None:
     label = np.zeros((4, 4, 4), dtype=np.uint8)
     label[:2, :2, :2] = label[2:, 2:, 2:] = 1
-    assert single_structures([label] * FEWEST, {"it": 1}) == ((1,),)
+    assert find_one_piece([label] * FEWEST, {"it": 1}) == ((1,),)
 
 
 def probabilities(label: np.ndarray, sure: float = 0.8) -> torch.Tensor:
@@ -73,7 +73,7 @@ def probabilities(label: np.ndarray, sure: float = 0.8) -> torch.Tensor:
 def test_a_stray_piece_is_background_and_as_unsure_as_before() -> None:
     probs = probabilities(with_stray(2, count=4))
     label, unsure = most_probable(probs), entropy(probs, dim=0)
-    keep_single_(probs, label, [TOGETHER])
+    keep_one_piece_(probs, label, [TOGETHER])
     np.testing.assert_array_equal(label.numpy(), heart())
     np.testing.assert_array_equal(most_probable(probs).numpy(), heart())
     torch.testing.assert_close(entropy(probs, dim=0), unsure)  # sums in another order
@@ -85,7 +85,7 @@ def test_a_stray_piece_within_another_label_becomes_that_label() -> None:
     probs = probabilities(label)
     probs[:, 10, 4, 1] = torch.tensor([0.1, 0.5, 0.4])
     found = most_probable(probs)
-    keep_single_(probs, found, [TOGETHER, (1,), (2,)])
+    keep_one_piece_(probs, found, [TOGETHER, (1,), (2,)])
     assert int(found[10, 4, 1]) == 2
     np.testing.assert_array_equal(most_probable(probs).numpy(), found.numpy())
 
@@ -93,7 +93,7 @@ def test_a_stray_piece_within_another_label_becomes_that_label() -> None:
 def test_without_single_structures_nothing_changes() -> None:
     probs = probabilities(with_stray(1, count=4))
     before, label = probs.clone(), most_probable(probs)
-    keep_single_(probs, label, ())
+    keep_one_piece_(probs, label, ())
     assert torch.equal(probs, before)
 
 
@@ -105,7 +105,7 @@ def test_any_prediction_stays_one(seed, structures) -> None:
     coarse = torch.randn(1, 3, 4, 4, 3, generator=torch.Generator().manual_seed(seed))
     probs = (4 * torch.nn.functional.interpolate(coarse, (9, 8, 6)))[0].softmax(dim=0)
     before, label = probs.clone(), most_probable(probs)
-    keep_single_(probs, label, structures)
+    keep_one_piece_(probs, label, structures)
     assert torch.equal(most_probable(probs), label)
     # the same numbers at every voxel, in another order at stray ones
     assert torch.equal(probs.sort(dim=0).values, before.sort(dim=0).values)

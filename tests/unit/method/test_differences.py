@@ -1,6 +1,6 @@
-"""The released code's defects (uncol-method.md section 2.6), one test each.
+"""The differences of the released code (docs/method.md section 2.6), by their numbers.
 
-Each shows what is intended and, where `mode.py` has a switch, what `release` reproduces.
+Each shows what is intended and, where the recipe has a switch, what `release` reproduces.
 """
 
 import copy
@@ -21,7 +21,7 @@ from uncol.generalist.prompts import certain_clicks
 from uncol.method import losses, schedules
 from uncol.method.fusion import fuse, generalist_probs
 from uncol.method.mixing import copy_paste_mask, mix
-from uncol.method.recipe import MODES
+from uncol.method.recipe import INTENDED, RECIPES
 from uncol.training.presets import PRESETS
 from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
@@ -37,21 +37,21 @@ def weights(network):
 
 
 @BOTH
-def test_trap_01_the_specialized_teacher_follows_the_student_in_stage_2_too(make_trainer, mode):
+def test_difference_01_the_specialist_follows_the_student_in_stage_2_too(make_trainer, mode):
     trainer = make_trainer(mode=mode, steps=(1, 2))
-    start = weights(trainer.state.teacher)
+    start = weights(trainer.state.specialist)
     after = {1: None, 2: None}
     for step in trainer.run():
-        after[step.stage] = weights(trainer.state.teacher)
+        after[step.stage] = weights(trainer.state.specialist)
     assert not torch.equal(start, after[1])  # both follow it in stage 1
     assert torch.equal(after[1], after[2]) == (mode == "release")
 
 
 @BOTH
-def test_trap_02_a_sure_generalist_stays_sure_and_passes_the_gate(mode):
-    squash = MODES[mode].squash_twice
+def test_difference_02_a_sure_generalist_stays_sure_and_passes_the_gate(mode):
+    squash = RECIPES[mode].softmax_over_probabilities
     saturated = torch.ones(1, 1, 1, 1, 1)
-    probs = generalist_probs(saturated, squash_twice=squash)
+    probs = generalist_probs(saturated, softmax_over_probabilities=squash)
     unsure = float(entropy(probs))
     anywhere = torch.ones(1, 1, 1, 1, dtype=torch.bool)
     undecided = torch.full((1, 2, 1, 1, 1), 0.5)
@@ -71,46 +71,49 @@ def test_trap_02_a_sure_generalist_stays_sure_and_passes_the_gate(mode):
 
 
 @pytest.mark.parametrize(("classes", "unsure", "first"), [(3, 0.888, 9823), (5, 0.932, 11225)])
-def test_trap_02_with_more_classes_the_released_gate_opens_later_still(classes, unsure, first):
+def test_difference_02_with_more_classes_the_released_gate_opens_later_still(
+    classes, unsure, first
+):
     foreground = torch.zeros(1, classes - 1, 1, 1, 1)
     foreground[:, 0] = 1
-    level = float(entropy(generalist_probs(foreground, squash_twice=True)))
+    level = float(entropy(generalist_probs(foreground, softmax_over_probabilities=True)))
     assert level == pytest.approx(unsure, abs=1e-3)
     opens = next(t for t in range(15_000) if schedules.trust_threshold(t, 15_000) >= level)
     assert opens == pytest.approx(first, abs=15)
 
 
 @BOTH
-def test_trap_03_a_perfect_prediction_has_a_perfect_dice(mode):
+def test_difference_03_a_perfect_prediction_has_a_perfect_dice(mode):
     label = torch.zeros(1, 10, 1, 1, dtype=torch.long)
     label[0, 0] = 1
     logits = torch.nn.functional.one_hot(label, 2).movedim(-1, 1).float() * 60 - 30
     counts = torch.ones_like(label, dtype=torch.bool)
-    loss = losses.dice(logits, label, counts, softmax_twice=MODES[mode].softmax_twice)
+    loss = losses.dice(logits, label, counts, softmax_twice=RECIPES[mode].softmax_twice_in_dice)
     # squashed again, right voxels have 0.731: foreground 1 - 2 * 0.731 / (0.731 + 9 * 0.269 + 1),
     # background 1 - 2 * 9 * 0.731 / (9 * 0.731 + 0.269 + 9), mean 0.409
     assert float(loss) == pytest.approx(0 if mode == "intended" else 0.409, abs=1e-3)
 
 
 @BOTH
-def test_trap_03_the_switch_reaches_stage_1(make_trainer, mode):
+def test_difference_03_the_switch_reaches_stage_1(make_trainer, mode):
     trainer = make_trainer(mode="intended", steps=(1, 1))
     expected = next(iter(trainer.run())).losses["supervised"]
-    trainer = make_trainer(mode="intended", steps=(1, 1))
-    trainer.mode = replace(trainer.mode, softmax_twice=MODES[mode].softmax_twice)
+    twice = RECIPES[mode].softmax_twice_in_dice
+    recipe = replace(INTENDED, softmax_twice_in_dice=twice)
+    trainer = make_trainer(recipe=recipe, steps=(1, 1))
     found = next(iter(trainer.run())).losses["supervised"]
     assert (found == pytest.approx(expected, rel=1e-6)) == (mode == "intended")
 
 
 @BOTH
-def test_trap_04_sure_clicks_read_the_entropy_map_where_the_voxel_is(mode):
+def test_difference_04_sure_clicks_read_the_entropy_map_where_the_voxel_is(mode):
     mask = torch.zeros(16, 16, 16, dtype=torch.bool)
     mask[8:15, 8:15, 8:15] = True
     uncertainty = torch.full((16, 16, 16), 0.5)
     uncertainty[12, 13, 14] = 0.01
     uncertainty[9, 9, 9] = 0.02
     uncertainty[0, 11, 9] = 0.0  # what [i, channel, x, y] reads for the voxel (11, 9, z)
-    clicks, kinds = certain_clicks(mask, uncertainty, CLICKS, released=MODES[mode].shifted_clicks)
+    clicks, kinds = certain_clicks(mask, uncertainty, CLICKS, released=RECIPES[mode].shifted_clicks)
     assert kinds.tolist() == [1] * CLICKS
     if mode == "intended":
         assert clicks[:2].tolist() == [[12, 13, 14], [9, 9, 9]]
@@ -119,44 +122,44 @@ def test_trap_04_sure_clicks_read_the_entropy_map_where_the_voxel_is(mode):
         assert clicks.tolist() == [[11, 9, 8]] * CLICKS
 
 
-def prompt_two_classes(teacher, targets, mode):
+def prompt_two_classes(model, targets, mode):
     return prompt_view(
-        teacher,
+        model,
         torch.zeros(1, 6, 4, 4, 4),
         targets,
         Letterbox((16, 16, 16), (1.0, 1.0, 1.0), 16),
         uncertainty=None,
-        mode=MODES[mode],
+        recipe=RECIPES[mode],
         generator=np.random.default_rng(0),
     )
 
 
 @BOTH
-def test_trap_05_the_mask_memory_starts_anew_for_each_class(stub_teacher, make_ball, mode):
+def test_difference_05_the_mask_memory_starts_anew_for_each_class(stub_model, make_ball, mode):
     answers = []
 
-    class Remembering(stub_teacher):
+    class Remembering(stub_model):
         def prompt(self, image, prompts):
             answers.append(super().prompt(image, prompts))
             return answers[-1]
 
-    teacher = Remembering(3)
+    model = Remembering(3)
     balls = [make_ball((16, 16, 16), (8, 8, k), 5) for k in (4, 11)]
-    prompt_two_classes(teacher, balls, mode)
-    starts = [n for n, p in enumerate(teacher.prompted) if p.clicks.shape[1] == 1]
+    prompt_two_classes(model, balls, mode)
+    starts = [n for n, p in enumerate(model.prompted) if p.clicks.shape[1] == 1]
     first, second = starts
-    assert teacher.prompted[first].memory is None
+    assert model.prompted[first].memory is None
     if mode == "intended":
-        assert teacher.prompted[second].memory is None
+        assert model.prompted[second].memory is None
     else:
-        assert teacher.prompted[second].memory is answers[second - 1].logits
+        assert model.prompted[second].memory is answers[second - 1].logits
 
 
 @BOTH
-def test_trap_05_a_mask_is_where_logits_are_positive(stub_teacher, make_ball, mode):
+def test_difference_05_a_mask_is_where_logits_are_positive(stub_model, make_ball, mode):
     ball = make_ball((16, 16, 16), (8, 8, 8), 5)
 
-    class Hesitant(stub_teacher):
+    class Hesitant(stub_model):
         """Right everywhere, by logits of 0.3: under the 0.5 that the released code takes."""
 
         def prompt(self, image, prompts):
@@ -164,37 +167,37 @@ def test_trap_05_a_mask_is_where_logits_are_positive(stub_teacher, make_ball, mo
             logits = torch.from_numpy(ball).float() * 0.6 - 0.3
             return Prompted(logits[None], image, torch.ones(1))
 
-    teacher = Hesitant(3)
-    prompt_two_classes(teacher, [ball], mode)
-    assert len(teacher.prompted) == (1 if mode == "intended" else CLICKS)
+    model = Hesitant(3)
+    prompt_two_classes(model, [ball], mode)
+    assert len(model.prompted) == (1 if mode == "intended" else CLICKS)
 
 
 @BOTH
-def test_trap_06_both_distillation_paths_see_the_same_intensities(
-    stub_teacher, make_case, make_generalist, mode
+def test_difference_06_both_distillation_paths_see_the_same_intensities(
+    stub_model, make_case, make_generalist, mode
 ):
-    teacher = stub_teacher(3)
+    model = stub_model(3)
     case = make_case()
     case = replace(case, image=case.image * 30 + 7)
-    generalist = make_generalist(teacher, mode=mode)
+    generalist = make_generalist(model, mode=mode)
     generalist.look(case, 1)
     known = generalist.knowledge(
         case, CropMap((16,) * 3, torch.eye(3), torch.zeros(3)), (4,) * 3, semantic=False
     )
-    raws = [raw for _, raw in teacher.encoded]
+    raws = [raw for _, raw in model.encoded]
     assert raws == ([False] if mode == "intended" else [False, True])
-    view = teacher.encoded[0][0]
-    expected = teacher.encode(view, raw=mode == "release").hidden[0]
+    view = model.encoded[0][0]
+    expected = model.encode(view, raw=mode == "release").hidden[0]
     assert torch.allclose(known.hidden[0], expected, rtol=0.01, atol=0.02)
 
 
-def test_trap_07_each_crop_of_a_batch_has_a_block_of_its_own():
+def test_difference_07_each_crop_of_a_batch_has_a_block_of_its_own():
     masks = copy_paste_mask(8, (12, 12, 12), generator=torch.Generator().manual_seed(0))
     assert len(masks.flatten(1).unique(dim=0)) > 4
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
-def test_trap_07_masks_meet_their_own_crop_even_where_batch_equals_classes(batch):
+def test_difference_07_masks_meet_their_own_crop_even_where_batch_equals_classes(batch):
     classes, shape = 3, (4, 4, 4)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(batch, classes, *shape, generator=generator)
@@ -241,7 +244,9 @@ def pool(tmp_path, make_ball):
     return cases
 
 
-def test_trap_08_held_out_cases_judge_and_never_train(pool, tmp_path, monkeypatch, tiny_settings):
+def test_difference_08_held_out_cases_judge_and_never_train(
+    pool, tmp_path, monkeypatch, tiny_settings
+):
     drawn = set()
     from uncol.training.batches import CropSource
 
@@ -260,7 +265,7 @@ def test_trap_08_held_out_cases_judge_and_never_train(pool, tmp_path, monkeypatc
     def train(folder):
         settings = tiny_settings(tmp_path / folder, labels={"target": 1}, step_scale=0.005)
         outcome = train_round(pool, settings, Reporter())
-        student, manifest = ModelStore(tmp_path / folder / "uncol").load(outcome.version)
+        student, manifest = ModelStore(tmp_path / folder).load(outcome.version)
         return weights(student), manifest
 
     first, manifest = train("first")
@@ -280,8 +285,8 @@ def test_trap_08_held_out_cases_judge_and_never_train(pool, tmp_path, monkeypatc
 
 
 @BOTH
-def test_trap_09_an_empty_mask_does_not_flatter_distances(mode):
-    released = MODES[mode].empty_scores_zero
+def test_difference_09_an_empty_mask_does_not_flatter_distances(mode):
+    released = RECIPES[mode].empty_scores_zero
     empty = np.zeros((6, 6, 6), dtype=bool)
     full = empty.copy()
     full[2:4, 2:4, 2:4] = True
@@ -295,7 +300,7 @@ def test_trap_09_an_empty_mask_does_not_flatter_distances(mode):
             assert math.isnan(found.asd_mm)
 
 
-def test_trap_09_a_label_that_is_nowhere_takes_no_part_in_the_mean():
+def test_difference_09_a_label_that_is_nowhere_takes_no_part_in_the_mean():
     truth = np.zeros((4, 4, 4), dtype=np.uint8)
     truth[0], truth[1] = 1, 2
     prediction = truth.copy()
@@ -311,10 +316,10 @@ def test_trap_09_a_label_that_is_nowhere_takes_no_part_in_the_mean():
 
 @BOTH
 @pytest.mark.parametrize("labels", [1, 2, 3])
-def test_trap_10_a_2d_student_trains_with_any_number_of_labels(
-    make_trainer, stub_teacher, make_generalist, labels, mode
+def test_difference_10_a_2d_student_trains_with_any_number_of_labels(
+    make_trainer, stub_model, make_generalist, labels, mode
 ):
-    generalist = make_generalist(stub_teacher(2), mode=mode)
+    generalist = make_generalist(stub_model(2), mode=mode)
     trainer = make_trainer(dims=2, labels=labels, mode=mode, generalist=generalist, steps=(1, 1))
     before = weights(trainer.state.student)
     steps = list(trainer.run())
@@ -323,15 +328,17 @@ def test_trap_10_a_2d_student_trains_with_any_number_of_labels(
 
 
 @BOTH
-def test_trap_11_the_specialized_teacher_judges_in_evaluation_mode_with_fresh_statistics(
+def test_difference_11_the_specialist_judges_in_evaluation_mode_with_fresh_statistics(
     make_trainer, mode
 ):
     trainer = make_trainer(dims=2, mode=mode, steps=(2, 2))
     trained = []
-    trainer.state.teacher.register_forward_hook(lambda module, *_: trained.append(module.training))
+    trainer.state.specialist.register_forward_hook(
+        lambda module, *_: trained.append(module.training)
+    )
     states = []
     for step in trainer.run():
-        states.append((step.stage, copy.deepcopy(dict(trainer.state.teacher.named_buffers()))))
+        states.append((step.stage, copy.deepcopy(dict(trainer.state.specialist.named_buffers()))))
     own = states[1][1]  # after stage 1
     learned = dict(trainer.state.student.named_buffers())
     means = [name for name in learned if name.endswith("running_mean")]
@@ -355,36 +362,38 @@ def test_trap_11_the_specialized_teacher_judges_in_evaluation_mode_with_fresh_st
         ("paper3d", "release", 2, torch.optim.SGD, 0.01),
     ],
 )
-def test_trap_12_2d_stage_2_keeps_the_optimizer_its_rate_is_meant_for(
-    make_trainer, tiny_preset, preset, mode, stage, kind, rate
+def test_difference_12_2d_stage_2_keeps_the_optimizer_its_rate_is_meant_for(
+    make_trainer, tiny_preset, monkeypatch, preset, mode, stage, kind, rate
 ):
     paper = PRESETS[preset]
     tiny = tiny_preset(paper.spec.dims, optimizer=paper.optimizer, rate=paper.rate)
-    trainer = make_trainer(dims=paper.spec.dims, preset=tiny, mode=mode)
-    trainer._begin(stage)
-    trainer._set_rate(0, 100)
-    optimizer = trainer._optimizer
-    assert type(optimizer) is kind
-    assert [group["lr"] for group in optimizer.param_groups] == [rate]
+    trainer = make_trainer(dims=paper.spec.dims, preset=tiny, mode=mode, steps=(1, 1))
+    made = []
+    for name in ("SGD", "AdamW"):
+        original = getattr(torch.optim, name)
+        monkeypatch.setattr(
+            torch.optim, name, lambda *a, make=original, **n: made.append(make(*a, **n)) or made[-1]
+        )
+    rates = {step.stage: [group["lr"] for group in made[-1].param_groups] for step in trainer.run()}
+    assert type(made[stage - 1]) is kind
+    assert rates[stage] == [rate]
 
 
 @pytest.mark.parametrize(("dims", "views"), [(2, 4), (3, 1)])
-def test_trap_13_each_view_is_encoded_once_however_often_it_is_used(
-    make_trainer, stub_teacher, make_generalist, dims, views
+def test_difference_13_each_view_is_encoded_once_however_often_it_is_used(
+    make_trainer, stub_model, make_generalist, dims, views
 ):
-    teacher = stub_teacher(dims)
-    trainer = make_trainer(
-        generalist=make_generalist(teacher), steps=(2, 4), prompt_every=1, views=4
-    )
+    model = stub_model(dims)
+    trainer = make_trainer(generalist=make_generalist(model), steps=(2, 4), prompt_every=1, views=4)
     list(trainer.run())
-    assert len(teacher.encoded) == 2 * views  # an annotated and an unlabeled case
-    assert len(teacher.prompted) > 2 * views
-    again = stub_teacher(dims)  # the next round finds them on disk
+    assert len(model.encoded) == 2 * views  # an annotated and an unlabeled case
+    assert len(model.prompted) > 2 * views
+    again = stub_model(dims)  # the next round finds them on disk
     list(make_trainer(generalist=make_generalist(again), steps=(1, 1), views=4).run())
     assert again.encoded == []
 
 
-def test_trap_14_the_label_comes_from_the_gated_probabilities():
+def test_difference_14_the_label_comes_from_the_gated_probabilities():
     # the specialist, unsure, leans to class 0 so far that the plain mixture follows it; only the
     # generalist passes the gate, and says class 1
     specialist = torch.tensor([0.70, 0.15, 0.15]).reshape(1, 3, 1, 1, 1)

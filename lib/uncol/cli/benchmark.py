@@ -1,0 +1,135 @@
+"""`uncol benchmark`: measure what the product is worth, on labeled pools."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from uncol.cli import options
+
+benchmark = typer.Typer(help="Measure what the product is worth.", no_args_is_help=True)
+
+
+@benchmark.command("uncertainty")
+def benchmark_uncertainty(
+    studies: Annotated[Path, options.STUDIES],
+    labels: Annotated[str, options.LABELS],
+    labeled: Annotated[int, typer.Option()] = 8,
+    unlabeled: Annotated[int, typer.Option()] = 40,
+    test: Annotated[int, typer.Option()] = 40,
+    seed: Annotated[int, typer.Option(help="draws the cases and seeds the training")] = 0,
+    model_dir: Annotated[Path | None, typer.Option(help="keeps the student for next time")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures")] = None,
+) -> None:
+    """Judge map and estimated Dice on unseen cases, beside MONAI Label's epistemic scoring."""
+    from rich.console import Console
+
+    from uncol.experiments.pool import open_pool
+    from uncol.experiments.uncertainty import Setup, measure, write_report
+
+    with tempfile.TemporaryDirectory() as folder:
+        setup = Setup(
+            pool=open_pool(studies, labels),
+            labeled=labeled,
+            unlabeled=unlabeled,
+            test=test,
+            seed=seed,
+            model_dir=model_dir or Path(folder),
+        )
+        report = measure(setup, Console())
+    if out is not None:
+        write_report(report, out)
+
+
+@benchmark.command("rounds")
+def benchmark_rounds(
+    studies: Annotated[Path, options.STUDIES],
+    labels: Annotated[str, options.LABELS],
+    out: Annotated[Path, typer.Option(help="JSON lines, one per round")],
+    rounds: Annotated[int, typer.Option()] = 5,
+    step: Annotated[int, typer.Option(help="newly labeled cases per round")] = 10,
+    wrong_round: Annotated[int, typer.Option(help="its labels are 30 % wrong; 0 for none")] = 3,
+    unlabeled: Annotated[int, typer.Option(help="further cases, never labeled")] = 20,
+    test: Annotated[int, typer.Option(help="truly unseen cases")] = options.TEST,
+    seed: Annotated[int, typer.Option()] = 0,
+    preset: Annotated[str, options.PRESET] = "auto",
+    teacher: Annotated[str, options.TEACHER] = "litemedsam",
+    step_scale: Annotated[float, options.STEP_SCALE] = 1.0,
+) -> None:
+    """Play rounds with wrong labels in one, beside MONAI Label's own training."""
+    from rich.console import Console
+
+    from uncol.experiments.pool import open_pool
+    from uncol.experiments.rounds import Rounds, play
+
+    play(
+        Rounds(
+            pool=open_pool(studies, labels),
+            rounds=rounds,
+            step=step,
+            wrong_round=wrong_round,
+            unlabeled=unlabeled,
+            test=test,
+            seed=seed,
+            settings=options.round_of(labels, preset, teacher, step_scale),
+            out=out,
+        ),
+        Console(),
+    )
+
+
+@benchmark.command("ssl")
+def benchmark_ssl(
+    studies: Annotated[Path, options.STUDIES],
+    labels: Annotated[str, options.LABELS],
+    out: Annotated[Path, typer.Option(help="JSON lines; runs in it are not computed again")],
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="names with commas; a wrong one lists all. UnCoL and the field's, if none"
+        ),
+    ] = None,
+    budgets: Annotated[str, typer.Option(help="labeled training scans")] = "2,4,8",
+    seeds: Annotated[str, typer.Option(help="numbers with commas")] = "0,1,2",
+    train: Annotated[int, typer.Option(help="training scans, labeled and not")] = 48,
+    test: Annotated[int, typer.Option(help="cases that judge")] = options.TEST,
+    steps: Annotated[
+        str | None, typer.Option(help='of both stages, "400,800"; else what the app plans')
+    ] = None,
+    preset: Annotated[str, options.PRESET] = "auto",
+    teacher: Annotated[str, options.TEACHER] = "litemedsam",
+    step_scale: Annotated[float, options.STEP_SCALE] = 1.0,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; else what is there")] = None,
+    patient: Annotated[
+        str, typer.Option(help="expression that finds the patient in a file name of several scans")
+    ] = "",
+    baseline: Annotated[
+        str, typer.Option(help="method that the table compares with; one of --methods")
+    ] = "supervised",
+) -> None:
+    """Compare UnCoL with the field's semi-supervised methods on few labels."""
+    from rich.console import Console
+
+    from uncol.experiments.methods import COMPARED
+    from uncol.experiments.pool import open_pool
+    from uncol.experiments.ssl import Comparison, compare
+
+    first, second = options.numbers(steps) if steps else (0, 0)
+    compare(
+        Comparison(
+            pool=open_pool(studies, labels, patient=patient),
+            methods=tuple(methods.split(",")) if methods else tuple(COMPARED),
+            budgets=options.numbers(budgets),
+            seeds=options.numbers(seeds),
+            train=train,
+            test=test,
+            steps=(first, second) if steps else None,
+            settings=options.round_of(labels, preset, teacher, step_scale, device=device),
+            out=out,
+            baseline=baseline,
+        ),
+        Console(),
+    )

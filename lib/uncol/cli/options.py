@@ -1,0 +1,54 @@
+"""Options that several commands take, and what their values become."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from uncol.selection.strategies import STRATEGIES
+from uncol.settings import CHOICES, Settings, parse_settings
+
+if TYPE_CHECKING:
+    from uncol.round_settings import RoundSettings
+
+TEST = 40  # cases that judge, where there are enough
+STRATEGY_NAMES = tuple(STRATEGIES)
+DEFAULT_MODEL_DIR: Path = Settings().model_dir
+
+
+STUDIES = typer.Option(help="folder with images/ and labels/ of the same file names")
+LABELS = typer.Option(help='names of the label values 1, 2, ...: "a,b"')
+MODEL_DIR = typer.Option(help="the app's model_dir")
+PRESET = typer.Option(help=f"the student's size: {', '.join(CHOICES['preset'])}")
+TEACHER = typer.Option(help=f"the generalist: {', '.join(CHOICES['teacher'])}")
+STEP_SCALE = typer.Option(help="multiplies the planned steps")
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Return whole numbers separated by commas.
+
+    Raises:
+        typer.BadParameter: something else is between the commas.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"'{text}' is not whole numbers with commas") from error
+
+
+def round_of(
+    labels: str, preset: str, teacher: str, step_scale: float, *, device: str | None = None
+) -> RoundSettings:
+    """Return what a round of an experiment is made with.
+
+    Raises:
+        SettingsError: a value is not allowed.
+        RequestError: there is no such device.
+    """
+    from uncol.tasks.device import device_of
+
+    settings, _ = parse_settings({"labels": labels, "preset": preset, "teacher": teacher})
+    return replace(settings.for_round(device_of(device)), step_scale=step_scale)
