@@ -5,7 +5,7 @@ import graphlib
 from pathlib import Path
 
 LIB = Path(__file__).parents[1] / "lib" / "uncol"
-BASE = {"__init__", "__version__", "errors", "types", "round_settings"}
+BASE = {"__init__", "__version__", "errors", "types", "round_settings", "packages"}
 LAYERS = (
     {"base", "storage"},
     {"data"},

@@ -31,7 +31,6 @@ from uncol.uncertainty.calibration import (
     Calibration,
     Voxels,
     blend,
-    entropy_of,
     error_curve,
     error_rates,
     find_bands,
@@ -39,6 +38,7 @@ from uncol.uncertainty.calibration import (
     match_temperatures,
     tempered,
 )
+from uncol.uncertainty.measure import row_uncertainty
 from uncol.uncertainty.quality import fit_quality
 from uncol.versions.loaded import read_calibration
 from uncol.versions.manifest import Plan
@@ -96,8 +96,8 @@ def calibrate(
         source, held_out, own = "none", [], None
     names = {case.name for case in held_out}
     evidence = judge.evidence.read()
-    found = {name: one for name, one in evidence.items() if name in names}
-    calibration = fit(found, notes, manifest.labels, own=own, source=source)
+    judged = {name: one for name, one in evidence.items() if name in names}
+    calibration = fit(judged, notes, manifest.labels, own=own, source=source)
     doubts = [one.doubt for one in evidence.values() if one.doubt is not None]
     doubts.sort(key=lambda doubt: -doubt.share)
     write_json(notes.doubts, [doubt.model_dump() for doubt in doubts])
@@ -157,7 +157,7 @@ def fit(
         quality = fit_quality(confidence, dice, own.confidence, learned)
     temperatures = match_temperatures(source_probs, rates, cases=len(rows))
     probs = tempered(source_probs, temperatures)
-    unsure, error = entropy_of(probs), 1 - probs.max(axis=1)
+    unsure, error = row_uncertainty(probs), 1 - probs.max(axis=1)
     curve = error_curve(unsure, error)
     high, medium = find_bands(curve, unsure, error)
     return Calibration(

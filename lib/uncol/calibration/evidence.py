@@ -34,13 +34,13 @@ from uncol.storage.model_folder import VersionNotes
 from uncol.training.reporter import Reporter
 from uncol.types import Array
 from uncol.uncertainty.calibration import Voxels
-from uncol.uncertainty.maps import NEAR, entropy, most_probable, near, soft_dice_confidence
+from uncol.uncertainty.maps import entropy, most_probable, near, soft_dice_confidence
 from uncol.versions.manifest import Manifest
 from uncol.versions.metrics import dice_per_label
 
 logger = logging.getLogger(__name__)
 
-MAX_VOXELS = 20_000  # a case's voxels that are kept
+MAX_KEPT_VOXELS = 20_000  # a case's voxels that are kept
 LOOKED_SLICES = 6  # of each annotated case that the generalist judges
 
 
@@ -59,20 +59,20 @@ class Evidence(Record):
 
 
 @dataclass(frozen=True)
-class Seen:
+class CasePrediction:
     """A student's prediction of a case and what it is worth.
 
     Attributes:
         probs: `(C, I, J, K)` in the working frame, stray pieces included: the label check asks
             what the student says, not what is served.
-        found: `(I, J, K)`, their most probable class.
+        predicted: `(I, J, K)`, their most probable class.
         voxels: those near the predicted foreground, as served.
         confidence: Soft Dice Confidence a label; NaN where none was found.
         dice: true Dice a label; NaN where neither has it.
     """
 
     probs: Tensor
-    found: Tensor
+    predicted: Tensor
     voxels: Voxels
     confidence: dict[str, float]
     dice: dict[str, float]
@@ -132,25 +132,25 @@ class Judge:
             except (LabelError, ScanError) as error:
                 logger.warning("Left out of calibration: %s", error)
 
-    def see(self, case: TrainingCase, student: Student) -> Seen:
+    def see(self, case: TrainingCase, student: Student) -> CasePrediction:
         """Predict a case; without annotation its truth and Dice mean nothing."""
         device, labels = self.settings.device, self.manifest.labels
         probs = predict(student, case.tensor(), self.manifest.window, device=device).probs
-        found = most_probable(probs)
-        served, kept = probs, found
+        predicted = most_probable(probs)
+        served, as_served = probs, predicted
         if self.manifest.one_piece:
-            served, kept = probs.clone(), found.clone()
-            keep_one_piece_(served, kept, self.manifest.one_piece)
-        truth = np.zeros(found.shape, dtype=np.uint8) if case.label is None else case.label[0]
-        sure = soft_dice_confidence(served, kept).tolist()
+            served, as_served = probs.clone(), predicted.clone()
+            keep_one_piece_(served, as_served, self.manifest.one_piece)
+        truth = np.zeros(predicted.shape, dtype=np.uint8) if case.label is None else case.label[0]
+        sure = soft_dice_confidence(served, as_served).tolist()
         if (truth == IGNORE_VALUE).any():  # Dice of a part says nothing about the whole
             sure = [float("nan")] * len(sure)
-        return Seen(
+        return CasePrediction(
             probs,
-            found,
-            _sample(served.numpy(), truth, near(kept > 0, NEAR).numpy()),
+            predicted,
+            _sample(served.numpy(), truth, near(as_served > 0).numpy()),
             {name: sure[value - 1] for name, value in labels.items()},
-            dice_per_label(kept.numpy(), truth, labels),
+            dice_per_label(as_served.numpy(), truth, labels),
         )
 
     def look(self, cases: Sequence[TrainingCase], student: Student) -> None:
@@ -174,7 +174,7 @@ class Judge:
         general = None
         if self._generalist is not None:
             unsure = entropy(seen.probs, dim=0)
-            self._generalist.prompt(case, seen.found.long(), len(labels) + 1, unsure)
+            self._generalist.prompt(case, seen.predicted.long(), len(labels) + 1, unsure)
             general = self._generalist.probs(case.name, CropMap.whole(case.shape), len(labels) + 1)
         frame = make_frame(read_grid(self._paths[case.name], case=case.name), self.manifest.space)
         self.evidence.add(
@@ -197,8 +197,8 @@ def read_voxels(notes: VersionNotes, case: str) -> Voxels:
 
 def _sample(probs: Array, truth: Array, around: Array) -> Voxels:
     chosen = np.flatnonzero(around & (truth != IGNORE_VALUE))
-    if len(chosen) > MAX_VOXELS:
-        chosen = np.random.default_rng(0).choice(chosen, MAX_VOXELS, replace=False)
+    if len(chosen) > MAX_KEPT_VOXELS:
+        chosen = np.random.default_rng(0).choice(chosen, MAX_KEPT_VOXELS, replace=False)
     return Voxels(
         probs.reshape(len(probs), -1)[:, chosen].T, truth.ravel()[chosen].astype(np.int64)
     )

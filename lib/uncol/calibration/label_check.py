@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy import ndimage
 from torch import Tensor
 
+from uncol.data.boxes import BoxMm
 from uncol.data.frame import Frame
 from uncol.data.labels import IGNORE_VALUE
 from uncol.data.masks import box_mm, extent
@@ -18,7 +18,7 @@ from uncol.types import Array
 
 SURE = 0.9  # probability from which the specialist contradicts
 LEAST_SHARE = 0.05  # of a case's foreground that must be contradicted
-LEAST_VOXELS = 8  # a smaller patch is a matter of taste
+LEAST_PATCH_VOXELS = 8  # a smaller patch is a matter of taste
 
 
 class Doubt(BaseModel):
@@ -26,9 +26,9 @@ class Doubt(BaseModel):
 
     Attributes:
         case: its name.
-        label: what specialist and generalist say about most contradicted voxels, `background` included.
+        label: what both say about most contradicted voxels, `background` included.
         share: contradicted voxels over those of the foreground, drawn or predicted.
-        place: where most of them lie: `center_mm` and `size_mm` in LPS, `slice`.
+        place: where most of them lie.
         text: a sentence for the annotator.
     """
 
@@ -37,7 +37,7 @@ class Doubt(BaseModel):
     case: str
     label: str
     share: float
-    place: dict[str, Any]
+    place: BoxMm
     text: str
 
 
@@ -73,7 +73,7 @@ def check_label(
     share = float(against.sum()) / max(int(subject.sum()), 1)
     parts, _ = ndimage.label(against.numpy())
     sizes = np.bincount(parts.ravel())[1:]
-    if not sizes.size or sizes.max() < LEAST_VOXELS or share < LEAST_SHARE:
+    if not sizes.size or sizes.max() < LEAST_PATCH_VOXELS or share < LEAST_SHARE:
         return None
     worst = torch.from_numpy(parts == 1 + int(sizes.argmax()))
     name = _name(says[worst], labels)
@@ -85,7 +85,8 @@ def check_label(
         share=share,
         place=place,
         text=(
-            f"{case}, slice {place['slice'] + 1}: drawn as {instead}, specialist and generalist say {name} "
+            f"{case}, slice {place.slice + 1}: drawn as {instead}, "
+            f"specialist and generalist say {name} "
             f"({share:.0%} of the foreground looked at is contradicted)."
         ),
     )
@@ -96,14 +97,11 @@ def _name(values: Tensor, labels: Mapping[str, int]) -> str:
     return names[int(values.mode().values)]
 
 
-def _place(mask: Tensor, frame: Frame) -> dict[str, Any]:
-    found = frame.to_scan(mask[None].to(torch.uint8), nearest=True)[0].numpy() > 0
-    box = extent(found)
+def _place(mask: Tensor, frame: Frame) -> BoxMm:
+    in_scan = frame.to_scan(mask[None].to(torch.uint8), nearest=True)[0].numpy() > 0
+    box = extent(in_scan)
     if box is None:  # thinner than the scan's voxels
-        return {"center_mm": [], "size_mm": [], "slice": 0}
+        return BoxMm(center_mm=(), size_mm=(), slice=0)
     center, size = box_mm(box, frame.scan)
-    return {
-        "center_mm": center,
-        "size_mm": size,
-        "slice": box[2].start + int(found[box].sum(axis=(0, 1)).argmax()),
-    }
+    worst = box[2].start + int(in_scan[box].sum(axis=(0, 1)).argmax())
+    return BoxMm(center_mm=center, size_mm=size, slice=worst)

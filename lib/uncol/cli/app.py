@@ -54,8 +54,8 @@ def serve_pacs(
 
 @app.command()
 def simulate(
-    studies: Annotated[Path, options.STUDIES],
-    labels: Annotated[str, options.LABELS],
+    studies: Annotated[Path, options.STUDIES_OPTION],
+    labels: Annotated[str, options.LABELS_OPTION],
     out: Annotated[Path, typer.Option(help="JSON lines; points in it are not computed again")],
     strategies: Annotated[
         str, typer.Option(help=f"of {', '.join(options.STRATEGY_NAMES)}")
@@ -68,9 +68,9 @@ def simulate(
         int | None, typer.Option(help="cases that judge and never train; 40, or what is left")
     ] = None,
     cases: Annotated[int, typer.Option(help="most cases of the pool, test ones aside")] = 100,
-    preset: Annotated[str, options.PRESET] = "auto",
-    teacher: Annotated[str, options.TEACHER] = "litemedsam",
-    step_scale: Annotated[float, options.STEP_SCALE] = 1.0,
+    preset: Annotated[str, options.PRESET_OPTION] = "auto",
+    teacher: Annotated[str, options.TEACHER_OPTION] = "litemedsam",
+    step_scale: Annotated[float, options.STEP_SCALE_OPTION] = 1.0,
 ) -> None:
     """Replay annotation on a labeled pool: Dice against labeled cases, per strategy."""
     from rich.console import Console
@@ -99,7 +99,7 @@ def simulate(
 @weights.command("fetch")
 def weights_fetch(
     name: Annotated[str, typer.Argument(help=f"one of {', '.join(FETCHED)}")],
-    model_dir: Annotated[Path, options.MODEL_DIR] = options.DEFAULT_MODEL_DIR,
+    model_dir: Annotated[Path, options.MODEL_DIR_OPTION] = options.DEFAULT_MODEL_DIR,
 ) -> None:
     """Download a generalist's weights; an interrupted download resumes."""
     from uncol.networks.weights import fetch

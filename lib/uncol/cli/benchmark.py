@@ -15,8 +15,8 @@ benchmark = typer.Typer(help="Measure what the product is worth.", no_args_is_he
 
 @benchmark.command("uncertainty")
 def benchmark_uncertainty(
-    studies: Annotated[Path, options.STUDIES],
-    labels: Annotated[str, options.LABELS],
+    studies: Annotated[Path, options.STUDIES_OPTION],
+    labels: Annotated[str, options.LABELS_OPTION],
     labeled: Annotated[int, typer.Option()] = 8,
     unlabeled: Annotated[int, typer.Option()] = 40,
     test: Annotated[int, typer.Option()] = 40,
@@ -46,8 +46,8 @@ def benchmark_uncertainty(
 
 @benchmark.command("rounds")
 def benchmark_rounds(
-    studies: Annotated[Path, options.STUDIES],
-    labels: Annotated[str, options.LABELS],
+    studies: Annotated[Path, options.STUDIES_OPTION],
+    labels: Annotated[str, options.LABELS_OPTION],
     out: Annotated[Path, typer.Option(help="JSON lines, one per round")],
     rounds: Annotated[int, typer.Option()] = 5,
     step: Annotated[int, typer.Option(help="newly labeled cases per round")] = 10,
@@ -55,9 +55,9 @@ def benchmark_rounds(
     unlabeled: Annotated[int, typer.Option(help="further cases, never labeled")] = 20,
     test: Annotated[int, typer.Option(help="truly unseen cases")] = options.TEST,
     seed: Annotated[int, typer.Option()] = 0,
-    preset: Annotated[str, options.PRESET] = "auto",
-    teacher: Annotated[str, options.TEACHER] = "litemedsam",
-    step_scale: Annotated[float, options.STEP_SCALE] = 1.0,
+    preset: Annotated[str, options.PRESET_OPTION] = "auto",
+    teacher: Annotated[str, options.TEACHER_OPTION] = "litemedsam",
+    step_scale: Annotated[float, options.STEP_SCALE_OPTION] = 1.0,
 ) -> None:
     """Play rounds with wrong labels in one, beside MONAI Label's own training."""
     from rich.console import Console
@@ -83,8 +83,8 @@ def benchmark_rounds(
 
 @benchmark.command("ssl")
 def benchmark_ssl(
-    studies: Annotated[Path, options.STUDIES],
-    labels: Annotated[str, options.LABELS],
+    studies: Annotated[Path, options.STUDIES_OPTION],
+    labels: Annotated[str, options.LABELS_OPTION],
     out: Annotated[Path, typer.Option(help="JSON lines; runs in it are not computed again")],
     methods: Annotated[
         str | None,
@@ -99,9 +99,9 @@ def benchmark_ssl(
     steps: Annotated[
         str | None, typer.Option(help='of both stages, "400,800"; else what the app plans')
     ] = None,
-    preset: Annotated[str, options.PRESET] = "auto",
-    teacher: Annotated[str, options.TEACHER] = "litemedsam",
-    step_scale: Annotated[float, options.STEP_SCALE] = 1.0,
+    preset: Annotated[str, options.PRESET_OPTION] = "auto",
+    teacher: Annotated[str, options.TEACHER_OPTION] = "litemedsam",
+    step_scale: Annotated[float, options.STEP_SCALE_OPTION] = 1.0,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; else what is there")] = None,
     patient: Annotated[
         str, typer.Option(help="expression that finds the patient in a file name of several scans")

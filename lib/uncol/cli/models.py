@@ -19,7 +19,7 @@ models = typer.Typer(help="Versions of the student.", no_args_is_help=True)
 
 @models.command("list")
 def models_list(
-    model_dir: Annotated[Path, options.MODEL_DIR] = options.DEFAULT_MODEL_DIR,
+    model_dir: Annotated[Path, options.MODEL_DIR_OPTION] = options.DEFAULT_MODEL_DIR,
 ) -> None:
     """List versions, the refused ones too."""
     from rich.console import Console
@@ -47,7 +47,7 @@ def models_list(
 
 @models.command("show")
 def models_show(
-    version: int, model_dir: Annotated[Path, options.MODEL_DIR] = options.DEFAULT_MODEL_DIR
+    version: int, model_dir: Annotated[Path, options.MODEL_DIR_OPTION] = options.DEFAULT_MODEL_DIR
 ) -> None:
     """Print all that is known of a version, as JSON."""
     from rich.console import Console
@@ -60,7 +60,7 @@ def models_show(
 @models.command("rollback")
 def models_rollback(
     version: Annotated[int | None, typer.Argument(help="the one before, if not given")] = None,
-    model_dir: Annotated[Path, options.MODEL_DIR] = options.DEFAULT_MODEL_DIR,
+    model_dir: Annotated[Path, options.MODEL_DIR_OPTION] = options.DEFAULT_MODEL_DIR,
 ) -> None:
     """Serve an earlier version again; a running server takes it up at the next request."""
     typer.echo(f"Version {_store(model_dir).rollback(version)} is served.")
@@ -69,7 +69,7 @@ def models_rollback(
 @models.command("gc")
 def models_gc(
     keep: Annotated[int, typer.Option(min=1, help="newest versions that stay")] = VERSIONS_KEPT,
-    model_dir: Annotated[Path, options.MODEL_DIR] = options.DEFAULT_MODEL_DIR,
+    model_dir: Annotated[Path, options.MODEL_DIR_OPTION] = options.DEFAULT_MODEL_DIR,
 ) -> None:
     """Delete old versions; the served one stays."""
     deleted = _store(model_dir).gc(keep)
@@ -81,7 +81,7 @@ def models_verify(
     version: int,
     studies: Annotated[Path, typer.Option(help="the server's studies folder")],
     retrain: Annotated[bool, typer.Option("--retrain", help="also train it again")] = False,
-    model_dir: Annotated[Path, options.MODEL_DIR] = options.DEFAULT_MODEL_DIR,
+    model_dir: Annotated[Path, options.MODEL_DIR_OPTION] = options.DEFAULT_MODEL_DIR,
 ) -> None:
     """Score a version again on its held-out cases, with the labels of then, and compare."""
     from uncol.datastores.studies import UncolDatastore, cases_of

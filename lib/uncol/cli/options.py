@@ -19,12 +19,12 @@ STRATEGY_NAMES = tuple(STRATEGIES)
 DEFAULT_MODEL_DIR: Path = Settings().model_dir
 
 
-STUDIES = typer.Option(help="folder with images/ and labels/ of the same file names")
-LABELS = typer.Option(help='names of the label values 1, 2, ...: "a,b"')
-MODEL_DIR = typer.Option(help="the app's model_dir")
-PRESET = typer.Option(help=f"the student's size: {', '.join(CHOICES['preset'])}")
-TEACHER = typer.Option(help=f"the generalist: {', '.join(CHOICES['teacher'])}")
-STEP_SCALE = typer.Option(help="multiplies the planned steps")
+STUDIES_OPTION = typer.Option(help="folder with images/ and labels/ of the same file names")
+LABELS_OPTION = typer.Option(help='names of the label values 1, 2, ...: "a,b"')
+MODEL_DIR_OPTION = typer.Option(help="the app's model_dir")
+PRESET_OPTION = typer.Option(help=f"the student's size: {', '.join(CHOICES['preset'])}")
+TEACHER_OPTION = typer.Option(help=f"the generalist: {', '.join(CHOICES['teacher'])}")
+STEP_SCALE_OPTION = typer.Option(help="multiplies the planned steps")
 
 
 def numbers(text: str) -> tuple[int, ...]:

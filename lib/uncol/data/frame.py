@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uncol.data.scan import Grid
+from uncol.data.stack import thick_axis
 from uncol.types import Array
 
 FLAT_MM = 1.0  # thickness that a single-slice image is taken to have
-ANISOTROPIC = 2.0  # slices this many times thicker than the pixels make a slice stack
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,9 @@ def choose_space(grids: list[Grid]) -> Space:
     median = np.median(np.array(spacings), axis=0)
     codes = ["R", "A", "S"]
     order = [0, 1, 2]
-    coarsest = int(np.argmax(median))
-    others = [median[axis] for axis in order if axis != coarsest]
-    if median[coarsest] >= ANISOTROPIC * max(others):
-        order = [axis for axis in order if axis != coarsest] + [coarsest]
+    thick = thick_axis(median)
+    if thick is not None:
+        order = [axis for axis in order if axis != thick] + [thick]
     finite = np.where(np.isfinite(median), median, FLAT_MM)
     spacing_i, spacing_j, spacing_k = (float(finite[axis]) for axis in order)
     return Space("".join(codes[axis] for axis in order), (spacing_i, spacing_j, spacing_k))

@@ -76,16 +76,16 @@ def _by_name(
     names: Sequence[str], numbers: Sequence[int], values: Sequence[int], case: str
 ) -> dict[str, int]:
     """Return each name's value; of two segments of one name that which has voxels."""
-    found: dict[str, int] = {}
+    segments: dict[str, int] = {}
     for name, number in zip(names, numbers, strict=True):
-        if name in found and found[name] in values and number in values:
+        if name in segments and segments[name] in values and number in values:
             raise LabelError(
                 f"Label of case '{case}' has two segments named '{name}'. Keep one of them (the "
                 "viewer makes one for each label by itself), and submit again."
             )
-        if name not in found or number in values:
-            found[name] = number
-    return found
+        if name not in segments or number in values:
+            segments[name] = number
+    return segments
 
 
 def map_label(

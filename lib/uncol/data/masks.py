@@ -54,13 +54,13 @@ def filled_box(mask: Array) -> Array:
     return box
 
 
-def box_mm(box: tuple[slice, ...], grid: Grid) -> tuple[list[float], list[float]]:
+def box_mm(box: tuple[slice, ...], grid: Grid) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return centre and size in LPS mm of the axis-parallel box around a box of voxels."""
     edges = [(part.start - 0.5, part.stop - 0.5) for part in box]
     corners = np.array([[i, j, k, 1.0] for i in edges[0] for j in edges[1] for k in edges[2]])
     lps = corners @ (LPS_TO_RAS @ grid.affine).T
     low, high = lps[:, :3].min(axis=0), lps[:, :3].max(axis=0)
-    return ((low + high) / 2).tolist(), (high - low).tolist()
+    return tuple(((low + high) / 2).tolist()), tuple((high - low).tolist())
 
 
 def extent(mask: Array, *, margin: int = 0) -> tuple[slice, ...] | None:

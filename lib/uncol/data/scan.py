@@ -27,7 +27,7 @@ DAMAGED = (
 # ITK keeps physical space in LPS+, we (and nibabel) in RAS+.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MAX_VOXELS = 2**29  # 512 x 512 x 2048; read as float32 that is 2 GiB
-SPACING_MM = (1e-3, 100.0)  # of anything that a scanner makes
+POSSIBLE_SPACING_MM = (1e-3, 100.0)  # of anything that a scanner makes
 RGB_TO_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601 luma
 
 
@@ -222,7 +222,7 @@ def _grid(path: Path, name: str, error_class: type[UncolError], kind: str) -> Gr
         )
     sizes = [int(size) for size in (*shape, 1)[:3]]
     grid = Grid((sizes[0], sizes[1], sizes[2]), affine)
-    least, most = SPACING_MM
+    least, most = POSSIBLE_SPACING_MM
     if not all(least <= size <= most for size in grid.spacing_mm):
         listed = " x ".join(f"{size:g}" for size in grid.spacing_mm)
         raise error_class(

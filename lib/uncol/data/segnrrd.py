@@ -12,7 +12,7 @@ from uncol.data.scan import DAMAGED, Grid, Volume, affine_from_itk, damaged
 from uncol.errors import LabelError
 from uncol.types import Array
 
-NAME = re.compile(r"Segment(\d+)_Name")
+SEGMENT_NAME = re.compile(r"Segment(\d+)_Name")
 
 
 def read_seg_nrrd(path: Path, *, case: str) -> tuple[Volume, dict[str, int]]:
@@ -35,7 +35,7 @@ def read_seg_nrrd(path: Path, *, case: str) -> tuple[Volume, dict[str, int]]:
         image = sitk.ReadImage(str(path))
     except DAMAGED as error:
         raise LabelError(damaged("label", case, path, error)) from error
-    keys = [match for match in map(NAME.fullmatch, image.GetMetaDataKeys()) if match]
+    keys = [match for match in map(SEGMENT_NAME.fullmatch, image.GetMetaDataKeys()) if match]
     numbers = sorted(int(match.group(1)) for match in keys)
     if not numbers:
         raise LabelError(

@@ -59,11 +59,11 @@ class History:
         """Return all earlier versions of a case's label, oldest first."""
         folder = self._folder / case
         names = sorted(os.listdir(folder)) if folder.is_dir() else []
-        found = []
+        labels = []
         for name in names:
             if not name.endswith(".json") or not (folder / name[: -len(".json")]).exists():
                 continue
             info = json.loads((folder / name).read_text())
             path = folder / name[: -len(".json")]
-            found.append(Kept(path, name.split("Z-")[0] + "Z", info))
-        return found
+            labels.append(Kept(path, name.split("Z-")[0] + "Z", info))
+        return labels

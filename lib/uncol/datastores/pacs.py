@@ -13,7 +13,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,21 @@ from pydicom.dataset import Dataset
 from uncol.data.labels import segment_values
 from uncol.data.scan import read_label, write_volume
 from uncol.datastores.pacs_mirror import PATIENCE_S, SCAN, PacsMirror, scratch
+from uncol.datastores.studies import NEEDS_PACS
 from uncol.dicom.inbox import Inbox
 from uncol.dicom.parametric_map import write_map
 from uncol.dicom.segmentation import (
     LABEL,
     STUDENT,
     UNCERTAINTY,
-    Source,
+    ResultOrigin,
     latest,
     read_segmentation,
     write_segmentation,
 )
 from uncol.dicom.series import Series
 from uncol.dicom.web import Entry, Pacs
-from uncol.errors import LabelError, PacsError, ScanError, UncolError
+from uncol.errors import LabelError, PacsError, RequestError, ScanError, UncolError
 from uncol.types import Array
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,8 @@ class PacsDatastore(PacsMirror):
     they came, `results` of the student by kind, and `label_refused` with the reason.
     """
 
+    takes_results = True
+
     def __init__(self, folder: str, pacs: Pacs, **options: Any) -> None:
         """Open the mirror of a PACS.
 
@@ -66,6 +70,11 @@ class PacsDatastore(PacsMirror):
         self._failures: Counter[str] = Counter()  # of storing a case's label
         self._again_at: dict[str, float] = {}
         super().__init__(folder, pacs, **options)
+
+    @contextmanager
+    def taking_up_many(self) -> Iterator[None]:
+        """Write the index at each change: the exchange takes longer, and must not be forgotten."""
+        yield
 
     # --- labels ---
 
@@ -119,17 +128,20 @@ class PacsDatastore(PacsMirror):
 
         Raises:
             PacsError: the PACS does not take it.
+            RequestError: the case is not in the PACS.
         """
+        if image_id not in self.list_images():
+            raise RequestError(NEEDS_PACS)
         series = self.series(image_id)
         made = {
             UNCERTAINTY: write_map(
                 uncertainty,
                 series,
-                Source(UNCERTAINTY, f"UnCoL uncertainty, model {version}", version),
+                ResultOrigin(UNCERTAINTY, f"UnCoL uncertainty, model {version}", version),
             )
         }
         if label.any():
-            student = Source(STUDENT, f"UnCoL label, model {version}", version)
+            student = ResultOrigin(STUDENT, f"UnCoL label, model {version}", version)
             made[STUDENT] = write_segmentation(label, self._labels, series, student)
         with self._exchange:
             before: dict[str, dict[str, str]] = self.get_image_info(image_id).get("results", {})
@@ -137,7 +149,7 @@ class PacsDatastore(PacsMirror):
                 if kind in before:
                     dataset.PredecessorDocumentsSequence = [_reference(before[kind], series)]
                 self._pacs.store(dataset)
-            told = {
+            results = {
                 kind: {
                     "series": str(one.SeriesInstanceUID),
                     "instance": str(one.SOPInstanceUID),
@@ -145,10 +157,10 @@ class PacsDatastore(PacsMirror):
                 }
                 for kind, one in made.items()
             }
-            self.update_image_info(image_id, {"results": told})
+            self.update_image_info(image_id, {"results": results})
             for one in before.values():
                 self._pacs.withdraw(series.study_uid, one["series"])
-        return {kind.lower(): one["series"] for kind, one in told.items()}
+        return {kind.lower(): one["series"] for kind, one in results.items()}
 
     def segmentation(
         self, image_id: str, label_filename: str, label_info: Sequence[Mapping[str, Any]]
@@ -165,7 +177,7 @@ class PacsDatastore(PacsMirror):
         """
         array = read_label(label_filename, case=image_id).array
         segments = segment_values(label_info, np.unique(array).tolist(), image_id)
-        source = Source(STUDENT, "UnCoL label")
+        source = ResultOrigin(STUDENT, "UnCoL label")
         return write_segmentation(array, segments, self.series(image_id), source)
 
     # --- exchange with the PACS ---
@@ -202,7 +214,7 @@ class PacsDatastore(PacsMirror):
         except (LabelError, ScanError, PacsError) as error:
             if isinstance(error, PacsError) and not self._inbox.failed(entry, error):
                 return  # it may come the next time
-            refused = f"Segmentation '{entry.told['SeriesDescription']}' is not used: {error}"
+            refused = f"Segmentation '{entry.tags['SeriesDescription']}' is not used: {error}"
             logger.warning("%s", refused)
         seen = [*self._datastore.objects[image].image.info.get("segmentations", []), entry.uid]
         self.update_image_info(image, {"segmentations": seen, "label_refused": refused})
@@ -229,14 +241,14 @@ class PacsDatastore(PacsMirror):
         self._failures.pop(image, None)
         seen = [*self.get_image_info(image).get("segmentations", []), uid]
         self.update_image_info(image, {"segmentations": seen, "label_refused": ""})
-        told = {"pacs": "stored", "SeriesInstanceUID": uid, "listed": False}
-        self.update_label_info(image, FINAL, told)
+        stored = {"pacs": "stored", "SeriesInstanceUID": uid, "listed": False}
+        self.update_label_info(image, FINAL, stored)
 
     def _store(self, image: str) -> str:
         info = self.get_label_info(image, FINAL)
         array = read_label(self.get_label_uri(image, FINAL), case=image).array
         segments = {one["name"]: one["idx"] for one in info["label_info"]}
-        source = Source(LABEL, "UnCoL label", author=str(info.get("user") or ""))
+        source = ResultOrigin(LABEL, "UnCoL label", author=str(info.get("user") or ""))
         dataset = write_segmentation(array, segments, self.series(image), source)
         self._pacs.store(dataset)
         return str(dataset.SeriesInstanceUID)

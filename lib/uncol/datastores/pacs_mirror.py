@@ -162,7 +162,7 @@ class PacsMirror(UncolDatastore):
                 objects[uid].image.info["unusable"] = ""
             for uid in fresh:
                 entry = listed[uid]
-                info = {**entry.told, "SeriesInstanceUID": uid, "StudyInstanceUID": entry.study_uid}
+                info = {**entry.tags, "SeriesInstanceUID": uid, "StudyInstanceUID": entry.study_uid}
                 info["name"] = f"{uid}{SCAN}"
                 objects[uid] = ImageLabelModel(image=DataModel(info=info, ext=SCAN))
             self._update_datastore_file()
@@ -191,14 +191,14 @@ class PacsMirror(UncolDatastore):
                     one.save_as(received / f"{number:05d}.dcm", write_like_original=False)
                 volume, series = read_series(received, case=image_id)
                 write_volume(work / path.name, _compact(volume.array), volume.grid)
-                kept = work / "headers"
-                kept.mkdir()
+                headers = work / "headers"
+                headers.mkdir()
                 for number, header in enumerate(series.headers):
-                    header.save_as(kept / f"{number:05d}.dcm")
+                    header.save_as(headers / f"{number:05d}.dcm")
                 self._headers(image_id).parent.mkdir(exist_ok=True)
                 # of a fetch that was killed between the two renames
                 shutil.rmtree(self._headers(image_id), ignore_errors=True)
-                kept.rename(self._headers(image_id))
+                headers.rename(self._headers(image_id))
                 (work / path.name).rename(path)
             except ScanError as error:
                 self.update_image_info(image_id, {"unusable": str(error)})

@@ -39,11 +39,13 @@ from uncol.data.segnrrd import read_seg_nrrd
 from uncol.datastores.history import History
 from uncol.errors import LabelError, RequestError, StorageError, UncolError
 from uncol.storage.files import file_digest
+from uncol.types import Array
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}")
+FILE_NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}")
+NEEDS_PACS = "to_pacs needs a case of a server whose --studies is a PACS."
 
 
 def _guarded(reader: Callable[..., T]) -> Callable[..., T]:
@@ -58,7 +60,13 @@ def _guarded(reader: Callable[..., T]) -> Callable[..., T]:
 
 
 class UncolDatastore(LocalDatastore):  # type: ignore[misc]
-    """A folder of scans, with the app's labels known."""
+    """A folder of scans, with the app's labels known.
+
+    Attributes:
+        takes_results: whether the student's label and map can be stored where scans come from.
+    """
+
+    takes_results = False
 
     def __init__(self, folder: str, *, labels: Mapping[str, int], **options: Any) -> None:
         """Open a studies folder.
@@ -76,8 +84,21 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         self.history = History(Path(folder))
         super().__init__(folder, **options)
 
+    def take_up_news(self) -> None:
+        """Look now for what others stored; nothing to do where the folder itself is watched."""
+
+    def publish_result(
+        self, image_id: str, label: Array, uncertainty: Array, version: int
+    ) -> dict[str, str]:
+        """Store a student's label and map where scans come from.
+
+        Raises:
+            RequestError: this is no PACS, or the case is not in it.
+        """
+        raise RequestError(NEEDS_PACS)
+
     @contextmanager
-    def index_written_once(self) -> Iterator[None]:
+    def taking_up_many(self) -> Iterator[None]:
         """Let this thread write the index once, at the end of many changes, not at each of them.
 
         For one thread at a time, and nothing that a person sent: a crash before the end leaves
@@ -208,16 +229,16 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         folder = Path(self._datastore.label_path(tag))
         known = self._datastore.label(name, tag)
         extensions = {pattern.replace("*", "") for pattern in self._extensions}
-        found = set()
+        files = set()
         for extension in extensions | ({known.ext} if known else set()):
             path = folder / self._filename(name, extension)
             if not path.is_file():
                 continue
-            found.add(path)
+            files.add(path)
             if tag == DefaultLabelTag.FINAL:
                 info = known.info if known and known.ext == extension else {}
                 self.history.keep(name, path, extension, info)
-        return found
+        return files
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label."""
@@ -334,13 +355,13 @@ def case_of(store: Datastore, name: str) -> Case:
 
 def cases_of(store: Datastore) -> list[Case]:
     """Return all cases of a datastore; one whose scan cannot be had is left out, and logged."""
-    found = []
+    cases = []
     for name in store.list_images():
         try:
-            found.append(case_of(store, name))
+            cases.append(case_of(store, name))
         except UncolError as error:
             logger.warning("Left out: %s", error)
-    return found
+    return cases
 
 
 def check_name(name: str, kind: str) -> None:
@@ -349,7 +370,7 @@ def check_name(name: str, kind: str) -> None:
     Raises:
         RequestError: the name is empty, too long, hidden, or holds a path separator.
     """
-    if not NAME.fullmatch(name or "") or name.startswith("."):
+    if not FILE_NAME.fullmatch(name or "") or name.startswith("."):
         raise RequestError(
             f"'{name}' cannot be an {kind}: it must be a plain file name of at most 200 "
             "characters, without slashes and not starting with a dot."

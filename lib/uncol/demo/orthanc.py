@@ -16,7 +16,7 @@ from uncol.demo.server import free_port
 from uncol.errors import PacsError
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-WAIT_S = 30
+ORTHANC_WAIT_S = 30
 
 
 def missing() -> str:
@@ -85,7 +85,7 @@ def upload(url: str, folder: Path) -> int:
 
 
 def _wait(child: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    end = time.monotonic() + WAIT_S
+    end = time.monotonic() + ORTHANC_WAIT_S
     while time.monotonic() < end and child.poll() is None:
         try:
             if requests.get(f"{url}/system", timeout=5).ok:

@@ -18,12 +18,12 @@ from scipy import ndimage
 from uncol.data.scan import Grid, write_volume
 from uncol.types import Array
 
-LABELS = ("cerebellum", "brainstem")
+BRAIN_LABELS = ("cerebellum", "brainstem")
 TISSUE = 0.55  # probability of grey or white matter from which a voxel is brain
 CEREBELLUM_MM = ((0.0, -64.0, -38.0), (56.0, 36.0, 28.0))  # centre and radii in MNI space
 BRAINSTEM_MM = ((-15.0, -46.0, -60.0), (15.0, -8.0, -14.0))  # corners
 FIELD_MM = ((-66.0, -108.0, -76.0), (66.0, 4.0, -2.0))  # corners of the field of view
-SPACING_MM = (2.6, 3.4)
+POOL_SPACING_MM = (2.6, 3.4)
 BEND_MM = 7.0  # largest displacement of the deformation
 BEND_EVERY_MM = 35.0
 
@@ -47,7 +47,7 @@ def make_pool(studies: Path, truth: Path, *, cases: int, seed: int) -> str:
         name = f"brain_{number:03d}.nii.gz"
         write_volume(studies / name, scan, grid)
         write_volume(truth / name, label, grid)
-    return ",".join(LABELS)
+    return ",".join(BRAIN_LABELS)
 
 
 def make_case(generator: np.random.Generator) -> tuple[Array, Array, Grid]:
@@ -70,7 +70,7 @@ def make_case(generator: np.random.Generator) -> tuple[Array, Array, Grid]:
 
 
 def _grid(generator: np.random.Generator) -> Grid:
-    spacing = generator.uniform(*SPACING_MM)
+    spacing = generator.uniform(*POOL_SPACING_MM)
     low = np.array(FIELD_MM[0]) + generator.uniform(-6, 6, 3)
     size = np.array(FIELD_MM[1]) - np.array(FIELD_MM[0]) + generator.uniform(-6, 6, 3)
     size_i, size_j, size_k = (round(length / spacing) for length in size)

@@ -27,11 +27,11 @@ PROMPTED = 4  # of the judged cases on which the foundation model shows what was
 POOL = 30
 MOST = 48  # cases taken from a folder of one's own
 PORT = 8000  # where OHIF's panel looks by default
-SEED = 0
+DEMO_SEED = 0
 
 
 @dataclass(frozen=True)
-class Source:
+class DemoPool:
     """Where the demo's scans and their truth lie.
 
     Attributes:
@@ -85,12 +85,12 @@ def run_demo(studies: Path | None, labels: str | None, *, once: bool, out: Path)
                 _stay(console, url)
 
 
-def _source(studies: Path | None, labels: str | None, out: Path, progress: Progress) -> Source:
+def _source(studies: Path | None, labels: str | None, out: Path, progress: Progress) -> DemoPool:
     if studies is None:
         task = progress.add_task("making a pool from the MNI152 template", total=None)
-        made = make_pool(out / "studies", out / "truth", cases=POOL, seed=SEED)
+        made = make_pool(out / "studies", out / "truth", cases=POOL, seed=DEMO_SEED)
         progress.update(task, total=1, completed=1)
-        return Source(out / "studies", out / "truth", made)
+        return DemoPool(out / "studies", out / "truth", made)
     images, truth = studies / "images", studies / "labels"
     if not labels or not images.is_dir() or not truth.is_dir():
         raise RequestError(
@@ -106,7 +106,7 @@ def _source(studies: Path | None, labels: str | None, out: Path, progress: Progr
         raise RequestError(f"{studies} has {len(names)} labeled scans; the demo needs {needed}.")
     for name in names[:MOST]:
         shutil.copyfile(images / name, out / "studies" / name)
-    return Source(out / "studies", truth, labels)
+    return DemoPool(out / "studies", truth, labels)
 
 
 def _annotate(annotator: Annotator, count: int, text: str, progress: Progress) -> list[Annotated]:

@@ -13,11 +13,11 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from scipy import ndimage
 
 from uncol.data.scan import LPS_TO_RAS, Grid, write_volume
-from uncol.demo.pool import LABELS, make_case
+from uncol.demo.pool import BRAIN_LABELS, make_case
 from uncol.types import Array
 
 TURN_DEG = (12.0, -8.0, 5.0)  # about the patient's axes
-SPACING_MM = (1.8, 1.8, 4.0)
+SERIES_SPACING_MM = (1.8, 1.8, 4.0)
 
 
 def make_series_pool(folder: Path, truth: Path, *, cases: int, seed: int) -> str:
@@ -40,7 +40,7 @@ def make_series_pool(folder: Path, truth: Path, *, cases: int, seed: int) -> str
         uid = write_series(folder / f"brain_{number:03d}", image, turned, number=number)
         drawn = _moved(label, grid, turned, order=0).astype(np.uint8)
         write_volume(truth / f"{uid}.nii.gz", drawn, turned)
-    return ",".join(LABELS)
+    return ",".join(BRAIN_LABELS)
 
 
 def write_series(folder: Path, image: Array, grid: Grid, *, number: int) -> str:
@@ -84,9 +84,13 @@ def _oblique(grid: Grid) -> Grid:
         step[first, second], step[second, first] = -np.sin(angle), np.sin(angle)
         turn = turn @ step
     extent = np.array(grid.shape) * grid.spacing_mm
-    i, j, k = (int(np.ceil(length / size)) for length, size in zip(extent, SPACING_MM, strict=True))
+    i, j, k = (
+        int(np.ceil(length / size)) for length, size in zip(extent, SERIES_SPACING_MM, strict=True)
+    )
     affine = np.eye(4)
-    affine[:3, :3] = turn @ np.diag([-SPACING_MM[0], -SPACING_MM[1], SPACING_MM[2]])
+    affine[:3, :3] = turn @ np.diag(
+        [-SERIES_SPACING_MM[0], -SERIES_SPACING_MM[1], SERIES_SPACING_MM[2]]
+    )
     middle = apply_affine(grid.affine, (np.array(grid.shape) - 1) / 2)
     affine[:3, 3] = middle - affine[:3, :3] @ ((np.array([i, j, k]) - 1) / 2)
     return Grid((i, j, k), affine)

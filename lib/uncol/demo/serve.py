@@ -10,12 +10,12 @@ from types import FrameType
 from rich.console import Console
 
 from uncol.demo.orthanc import running_orthanc, upload
-from uncol.demo.pool import LABELS
+from uncol.demo.pool import BRAIN_LABELS
 from uncol.demo.series import make_series_pool
 from uncol.demo.server import running_server
 
 CASES = 12
-SEED = 0
+SERIES_SEED = 0
 PACS_PORT = 8042  # where it is free; the mirror belongs to an address
 
 
@@ -35,14 +35,14 @@ def serve_pacs(dicom: Path | None, labels: str | None, *, out: Path, port: int) 
     console = Console()
     if dicom is None and not (out / "series").exists():
         console.print(f"Making {CASES} brain MR series in {out / 'series'} ...")
-        make_series_pool(out / "series", out / "truth", cases=CASES, seed=SEED)
+        make_series_pool(out / "series", out / "truth", cases=CASES, seed=SERIES_SEED)
     with running_orthanc(out / "pacs", port=PACS_PORT) as pacs:
         count = upload(pacs, dicom or out / "series")
         console.print(f"PACS with {count} images at {pacs}")
         with running_server(
             f"{pacs}/dicom-web",
             model_dir=out / "model",
-            labels=labels or ",".join(LABELS),
+            labels=labels or ",".join(BRAIN_LABELS),
             conf={"pacs_results": "scored"},  # so that OHIF shows labels and maps by itself
             port=port,
             env={"MONAI_LABEL_DICOMWEB_CACHE_PATH": str(out / "mirror")},

@@ -18,7 +18,7 @@ from uncol.errors import UncolError
 from uncol.settings import REPOSITORY
 
 APP = REPOSITORY / "apps" / "uncol"
-WAIT_S = 180
+SERVER_WAIT_S = 180
 SHOWN_LINES = 25
 
 
@@ -87,7 +87,7 @@ def free_port(preferred: int = 0) -> int:
 
 
 def _wait(child: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    end = time.monotonic() + WAIT_S
+    end = time.monotonic() + SERVER_WAIT_S
     while time.monotonic() < end and child.poll() is None:
         try:
             if requests.get(f"{url}/info/", timeout=10).status_code < 500:

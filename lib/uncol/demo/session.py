@@ -16,7 +16,7 @@ from uncol.server.client import MONAILabelClient
 from uncol.types import Array
 from uncol.versions.metrics import dice_per_label
 
-NIFTI = {"result_extension": ".nii.gz"}
+AS_NIFTI = {"result_extension": ".nii.gz"}
 POLL_S = 1.0
 
 
@@ -116,14 +116,14 @@ class Annotator:
 
     def result(self, case: str) -> Result:
         """Ask for a case's label and map, and compare with the truth."""
-        file, params = self.client.infer("uncol", case, {**NIFTI, "save_label": True})
+        file, params = self.client.infer("uncol", case, {**AS_NIFTI, "save_label": True})
         label = self._array(file)
         uncertainty = read_scan(self._downloaded(case), case=case).array
         scan = read_scan(self._file(self.studies, case), case=case).array
         truth = self._truth(case)
-        found = dice_per_label(label, truth, self.labels)
+        by_label = dice_per_label(label, truth, self.labels)
         return Result(
-            case, scan, truth, label, uncertainty, found, params["uncol"]["quality"]["dice"]
+            case, scan, truth, label, uncertainty, by_label, params["uncol"]["quality"]["dice"]
         )
 
     def prompted_dice(self, case: str) -> dict[str, float]:
@@ -135,7 +135,7 @@ class Annotator:
         return "model_version" in self.client.info()["train_stats"]["uncol"]
 
     def _pre_label(self, case: str) -> Array:
-        return self._array(self.client.infer("uncol", case, dict(NIFTI))[0])
+        return self._array(self.client.infer("uncol", case, dict(AS_NIFTI))[0])
 
     def _prompted(self, case: str, truth: Array) -> Array:
         """Draw a box around each structure and let the foundation model fill it."""
@@ -145,7 +145,9 @@ class Annotator:
             if len(voxels) == 0:
                 continue
             box = np.stack([voxels.min(axis=0), voxels.max(axis=0)], axis=1).ravel().tolist()
-            file, _ = self.client.infer("uncol_prompt", case, {**NIFTI, "label": label, "roi": box})
+            file, _ = self.client.infer(
+                "uncol_prompt", case, {**AS_NIFTI, "label": label, "roi": box}
+            )
             first[self._array(file) == 1] = value
         return first
 

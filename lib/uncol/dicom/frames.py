@@ -69,8 +69,8 @@ def _affine(dataset: Dataset, number: int) -> Array:
 def _group(groups: Sequence[Dataset], name: str) -> Dataset:
     for group in groups:
         if name in group:
-            found: Dataset = group[name].value[0]
-            return found
+            macro: Dataset = group[name].value[0]
+            return macro
     raise LabelError(f"{name} is missing, so its place in the patient is unknown.")
 
 

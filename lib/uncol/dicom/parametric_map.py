@@ -9,7 +9,7 @@ from pydicom.sr.coding import Code
 
 from uncol.data.scan import Grid
 from uncol.dicom.frames import on_grid
-from uncol.dicom.segmentation import SCHEME, Source, identity
+from uncol.dicom.segmentation import SCHEME, ResultOrigin, identity
 from uncol.dicom.series import Series
 from uncol.types import Array
 
@@ -17,7 +17,7 @@ NO_UNITS = Code("1", "UCUM", "no units")
 QUANTITY = Code("UNCERTAINTY", SCHEME, "Predictive uncertainty (normalized entropy)")
 
 
-def write_map(values: Array, series: Series, source: Source) -> Dataset:
+def write_map(values: Array, series: Series, source: ResultOrigin) -> Dataset:
     """Make a DICOM Parametric Map of a map, in the frames of its series.
 
     Args:

@@ -31,7 +31,7 @@ SCHEME = "99UNCOL"  # coding scheme of structures for which no standard code is 
 
 
 @dataclass(frozen=True)
-class Source:
+class ResultOrigin:
     """Who or what made a result.
 
     Attributes:
@@ -48,7 +48,7 @@ class Source:
 
 
 def write_segmentation(
-    label: Array, segments: Mapping[str, int], series: Series, source: Source
+    label: Array, segments: Mapping[str, int], series: Series, source: ResultOrigin
 ) -> Dataset:
     """Make a DICOM Segmentation of a label map, in the frames of its series.
 
@@ -144,7 +144,7 @@ def latest(instances: Iterable[Dataset]) -> Dataset:
         raise LabelError(f"It has no instance that can be read: {error}.") from error
 
 
-def identity(source: Source) -> dict[str, Any]:
+def identity(source: ResultOrigin) -> dict[str, Any]:
     """Return what all results of this app say of themselves, as highdicom's arguments."""
     return {
         "series_instance_uid": hd.UID(),

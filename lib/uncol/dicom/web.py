@@ -26,12 +26,12 @@ class Entry:
     Attributes:
         uid: SeriesInstanceUID.
         study_uid: StudyInstanceUID.
-        told: further attributes of the search result, those of `TOLD`.
+        tags: further attributes of the search result, those of `TOLD`.
     """
 
     uid: str
     study_uid: str
-    told: dict[str, str]
+    tags: dict[str, str]
 
 
 class Pacs:
@@ -75,8 +75,8 @@ class Pacs:
             PacsError: the PACS does not answer.
         """
         with self._asked("give headers of a series"):
-            found = self._client.retrieve_series_metadata(entry.study_uid, entry.uid)
-            return [Dataset.from_json(one) for one in found]
+            metadata = self._client.retrieve_series_metadata(entry.study_uid, entry.uid)
+            return [Dataset.from_json(one) for one in metadata]
 
     def images(self, study_uid: str, uid: str) -> Iterator[Dataset]:
         """Yield a series' instances with their pixels.

@@ -79,10 +79,10 @@ class LabeledPool:
     def _patient_of(self, file: str) -> str:
         if not self.patient:
             return file
-        found = re.search(self.patient, file)
-        if found is None:
+        match = re.search(self.patient, file)
+        if match is None:
             raise RequestError(f"--patient '{self.patient}' matches nothing in '{file}'.")
-        return found.group()
+        return match.group()
 
 
 def open_pool(studies: Path, labels: str, *, patient: str = "") -> LabeledPool:

@@ -141,12 +141,12 @@ def play(setup: Rounds, console: Console) -> list[Round]:
 
 def table(rounds: Sequence[Round]) -> Table:
     """Return the rounds, and what the acceptance asks: the largest fall, the error of the shown."""
-    found = Table("round", "labels (wrong)", "shown", "unseen", "candidate", "published")
+    shown_rounds = Table("round", "labels (wrong)", "shown", "unseen", "candidate", "published")
     for title in ("stock: shown", "unseen"):
-        found.add_column(title)
+        shown_rounds.add_column(title)
     for one in rounds:
         shown = "" if one.shown is None else f"{one.shown:.3f}"
-        found.add_row(
+        shown_rounds.add_row(
             str(one.round),
             f"{one.labeled} ({one.wrong})",
             shown,
@@ -159,11 +159,11 @@ def table(rounds: Sequence[Round]) -> Table:
     ours, theirs = [one.dice for one in rounds], [one.stock_dice for one in rounds]
     gaps = [abs(one.shown - one.dice) for one in rounds if one.shown is not None]
     stock_gaps = [abs(one.stock_shown - one.stock_dice) for one in rounds]
-    found.caption = (
+    shown_rounds.caption = (
         f"largest fall below the best before: {fall(ours):.4f}, stock {fall(theirs):.4f}; "
         f"mean |shown - unseen|: {np.mean(gaps):.4f}, stock {np.mean(stock_gaps):.4f}"
     )
-    return found
+    return shown_rounds
 
 
 def fall(values: Sequence[float]) -> float:

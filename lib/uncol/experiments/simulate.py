@@ -32,7 +32,7 @@ from uncol.training.reporter import Reporter
 from uncol.versions.loaded import LoadedStudent, judge
 from uncol.versions.store import ModelStore
 
-BASELINE = "foreground_random"  # what nnActive found that hardly any strategy beats
+BASELINE_STRATEGY = "foreground_random"  # what nnActive found that hardly any strategy beats
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Simulation:
             raise RequestError(f"--cases {self.cases} leaves too few to label {self.stop}.")
 
 
-Judged = tuple[float, dict[str, Score]]
+RoundResult = tuple[float, dict[str, Score]]
 
 
 def simulate(simulation: Simulation, console: Console) -> list[Point]:
@@ -124,7 +124,7 @@ class _Replay:
         files = simulation.pool.shuffled(seed)
         self.test = files[: simulation.test]
         self.files = files[simulation.test :][: simulation.cases]
-        self._judged: dict[frozenset[str], Judged] = {}
+        self._judged: dict[frozenset[str], RoundResult] = {}
         self._vectors = self._embeddings()  # before any round: they need no student
 
     def play(self, strategy: str, counts: Sequence[int], known: Sequence[Point]) -> Iterator[Point]:
@@ -146,7 +146,7 @@ class _Replay:
             labeled = labeled + point["next"]
             yield point
 
-    def _round(self, labeled: Sequence[str]) -> Judged:
+    def _round(self, labeled: Sequence[str]) -> RoundResult:
         key = frozenset(labeled)
         if key not in self._judged:
             unlabeled = [file for file in self.files if file not in key]
@@ -167,9 +167,9 @@ class _Replay:
         return self._judged[key]
 
     def _test(self, published: LoadedStudent) -> float:
-        found = judge(published, self.simulation.pool.cases(self.test, []), released=False)
+        by_case = judge(published, self.simulation.pool.cases(self.test, []), released=False)
         names = self.simulation.pool.labels
-        return float(np.mean([np.nanmean([dice[n] for dice in found.values()]) for n in names]))
+        return float(np.mean([np.nanmean([dice[n] for dice in by_case.values()]) for n in names]))
 
     def _choose(
         self, strategy: str, labeled: Sequence[str], scores: Mapping[str, Score]
@@ -180,12 +180,12 @@ class _Replay:
 
     def _embeddings(self) -> dict[str, tuple[float, ...]]:
         """Return embeddings by file name; of the whole pool, computed once."""
-        kept = embeddings_of(self.store.folder, self.settings.generalist)
+        embeddings = embeddings_of(self.store.folder, self.settings.generalist)
         cases = {self.simulation.pool.case(f, annotated=False).name: f for f in self.files}
-        if cases.keys() - kept.read().keys():
+        if cases.keys() - embeddings.read().keys():
             unlabeled = [self.simulation.pool.case(file, annotated=False) for file in self.files]
             embed(self.store, unlabeled, self.settings, Reporter(), Found())
-        return {cases[name]: one.vector for name, one in kept.read().items() if name in cases}
+        return {cases[name]: one.vector for name, one in embeddings.read().items() if name in cases}
 
 
 def areas(points: Sequence[Point]) -> dict[str, dict[int, float]]:
@@ -211,15 +211,23 @@ def areas(points: Sequence[Point]) -> dict[str, dict[int, float]]:
 def table(points: Sequence[Point]) -> Table:
     """Return areas with spread, and paired differences to the baseline with 95 % t intervals."""
     shown = Table(title="Mean Dice over the annotation curve")
-    for title in ("strategy", "area", "deviation over seeds", f"minus {BASELINE}", "seeds"):
+    for title in (
+        "strategy",
+        "area",
+        "deviation over seeds",
+        f"minus {BASELINE_STRATEGY}",
+        "seeds",
+    ):
         shown.add_column(title, justify="left" if title == "strategy" else "right")
-    found = areas(points)
-    for strategy, seeds in found.items():
+    areas_by_strategy = areas(points)
+    for strategy, seeds in areas_by_strategy.items():
         if not seeds:
             continue
         values = np.array(list(seeds.values()))
-        shared = sorted(set(seeds) & set(found.get(BASELINE, {})))
-        gaps = np.array([seeds[seed] - found[BASELINE][seed] for seed in shared])
+        shared = sorted(set(seeds) & set(areas_by_strategy.get(BASELINE_STRATEGY, {})))
+        gaps = np.array(
+            [seeds[seed] - areas_by_strategy[BASELINE_STRATEGY][seed] for seed in shared]
+        )
         spread = f"{values.std(ddof=1):.4f}" if len(values) > 1 else ""
         shown.add_row(strategy, f"{values.mean():.4f}", spread, gap_text(gaps), str(len(values)))
     return shown

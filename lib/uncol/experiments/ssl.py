@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +29,7 @@ from uncol.errors import RequestError
 from uncol.experiments.methods import METHODS, Contestant
 from uncol.experiments.points import Point, dice_curve, drawn, gap_text, read_points
 from uncol.experiments.pool import LabeledPool
+from uncol.packages import report_header
 from uncol.round_settings import RoundSettings
 from uncol.storage.files import append_line
 from uncol.training.fit import Fitted, train
@@ -44,7 +42,7 @@ from uncol.versions.loaded import LoadedStudent
 from uncol.versions.manifest import Plan
 from uncol.versions.metrics import scores
 
-BASELINE = "supervised"
+BASELINE_METHOD = "supervised"
 METRICS = ("dice", "hd95_mm", "asd_mm")
 TRIMMED = 0.05  # share of the steps at each end that the mean time of a step leaves out
 
@@ -75,7 +73,7 @@ class Comparison:
     steps: tuple[int, int] | None
     settings: RoundSettings
     out: Path
-    baseline: str = BASELINE
+    baseline: str = BASELINE_METHOD
 
     def check(self) -> None:
         """Refuse what cannot be compared.
@@ -234,17 +232,18 @@ def judge(pool: LabeledPool, published: LoadedStudent, test: Sequence[str]) -> P
 
     Empty masks count as uncol-method.md section 5 says, whatever the method's own mode does.
     """
-    found = {}
+    by_case = {}
     for file in test:
         scan = read_scan(pool.images / file)
         label, truth = published.segment(scan).label, read_label(pool.truth / file).array
-        found[file] = {
+        by_case[file] = {
             name: vars(scores(label == v, truth == v, scan.grid.spacing_mm, released=False))
             for name, v in pool.labels.items()
         }
     per_label = {
         metric: {
-            label: _mean([case[label][metric] for case in found.values()]) for label in pool.labels
+            label: _mean([case[label][metric] for case in by_case.values()])
+            for label in pool.labels
         }
         for metric in METRICS
     }
@@ -253,9 +252,12 @@ def judge(pool: LabeledPool, published: LoadedStudent, test: Sequence[str]) -> P
         "dice_per_label": per_label["dice"],
         "hd95_mm": per_label["hd95_mm"],
         "asd_mm": per_label["asd_mm"],
-        "undefined": sum(math.isnan(one["hd95_mm"]) for c in found.values() for one in c.values()),
+        "undefined": sum(
+            math.isnan(one["hd95_mm"]) for c in by_case.values() for one in c.values()
+        ),
         "dice_per_case": {
-            case: _mean([one["dice"] for one in values.values()]) for case, values in found.items()
+            case: _mean([one["dice"] for one in values.values()])
+            for case, values in by_case.items()
         },
     }
 
@@ -282,7 +284,7 @@ class Clock(Reporter):
         return round(float(trim_mean(self._took, TRIMMED)), 4) if self._took else None
 
 
-def table(points: Sequence[Point], title: str, *, baseline: str = BASELINE) -> Table:
+def table(points: Sequence[Point], title: str, *, baseline: str = BASELINE_METHOD) -> Table:
     """Return a row a method and budget: means, spread over seeds, paired gaps to a baseline.
 
     Pairs of seeds tell how much trainings differ, pairs of cases how much cases do.
@@ -356,12 +358,10 @@ def _shown(values: Sequence[float | None], digits: int) -> str:
 
 
 def _header(comparison: Comparison) -> str:
-    made: Mapping[str, object] = {
-        "command": " ".join(["uncol", *sys.argv[1:]]),
-        "data": str(comparison.pool.images),
-        "threads": torch.get_num_threads(),
-        "device": str(comparison.settings.device),
-        "machine": platform.processor() or platform.machine(),
-        **{name: version(name) for name in ("torch", "monai", "monailabel")},
-    }
-    return "\n".join(f"{name}: {value}" for name, value in made.items())
+    header = report_header(
+        data=str(comparison.pool.images),
+        seeds=list(comparison.seeds),
+        threads=torch.get_num_threads(),
+        device=str(comparison.settings.device),
+    )
+    return "\n".join(f"{name}: {value}" for name, value in header.items())

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import platform
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from scipy import ndimage
 
 from uncol.calibration.calibrate import calibrate
 from uncol.data.frame import make_frame
@@ -32,6 +28,7 @@ from uncol.data.scan import read_label, read_scan
 from uncol.errors import RequestError
 from uncol.experiments.monai_label.epistemic import EpistemicByMonaiLabel
 from uncol.experiments.pool import LabeledPool
+from uncol.packages import report_header
 from uncol.round_settings import RoundSettings
 from uncol.selection.survey import score_of
 from uncol.training.reporter import Reporter
@@ -39,13 +36,13 @@ from uncol.training.round import train_round
 from uncol.types import Array
 from uncol.uncertainty import validity
 from uncol.uncertainty.calibration import Calibration
+from uncol.uncertainty.maps import near
 from uncol.uncertainty.quality import risk_coverage
 from uncol.uncertainty.validity import Counts, Measured
 from uncol.versions.loaded import LoadedStudent, load_version
 from uncol.versions.metrics import dice_per_label, mean_of
 from uncol.versions.store import ModelStore
 
-NEAR_VOXELS = 5  # voxels from the predicted foreground within which voxels are judged
 CPU = torch.device("cpu")
 
 
@@ -146,15 +143,14 @@ def measure(setup: Setup, console: Console) -> dict[str, Any]:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as own:
             figures[name] = _figures(own.submit(arm, setup.pool, test, setup.model_dir).result())
     report = {
-        "command": " ".join(["uncol", *sys.argv[1:]]),
-        "seed": setup.seed,
-        "data": str(setup.pool.images),
-        "labeled": len(labeled),
-        "unlabeled": len(unlabeled),
-        "test": len(test),
+        **report_header(
+            seed=setup.seed,
+            data=str(setup.pool.images),
+            labeled=len(labeled),
+            unlabeled=len(unlabeled),
+            test=len(test),
+        ),
         "preparation_seconds": seconds,
-        "machine": platform.processor() or platform.machine(),
-        "versions": {n: package_version(n) for n in ("torch", "monai", "monailabel")},
         "figures": figures,
     }
     console.print(_table(figures))
@@ -259,8 +255,8 @@ def _theirs(pool: LabeledPool, test: Sequence[str], model_dir: Path) -> Arm:
 
 def _count(label: Array, truth: Array, uncertainty: Array, confidence: Array) -> Counts:
     """Count the voxels within 5 voxels of the predicted foreground."""
-    near = ndimage.distance_transform_edt(label == 0) <= NEAR_VOXELS
-    return validity.count(uncertainty[near], confidence[near], (label != truth)[near])
+    around = near(torch.from_numpy(label > 0)).numpy()
+    return validity.count(uncertainty[around], confidence[around], (label != truth)[around])
 
 
 def _figures(arm: Arm) -> dict[str, Any]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from uncol.data.masks import largest_component, tight_box
+from uncol.data.stack import thick_axis
 from uncol.errors import RequestError
-from uncol.generalist.letterbox import Letterbox, plane_axes
-from uncol.generalist.models.protocol import Encoded, FoundationModel, Prompted, Prompts
+from uncol.generalist.encode import WHOLE_SCAN, Encode
+from uncol.generalist.letterbox import Letterbox, letterbox_of, plane_axes
+from uncol.generalist.models.protocol import FoundationModel, Prompted, Prompts
 from uncol.generalist.prompts import MARGIN
 from uncol.types import Array
 
@@ -21,8 +23,6 @@ GUESSES = (0.04, 0.08, 0.16)  # half sides tried around a lone click, as shares 
 LEAST_AREA = 0.1  # of the largest slice's area; a structure ends below it
 LARGEST = 1e6  # voxel number
 LEAST_OVERLAP = 0.2  # with the slice before; a mask that jumps is another structure
-
-Encode = Callable[[int, int], Encoded]  # (axis, slice) -> encoded view; axis -1: whole scan
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def first_mask(
         `(I, J, K)` bool.
     """
     if model.dims == 3:
-        return _cube(model, Letterbox(shape, spacing_mm, model.side), prompt, encode)
+        return _cube(model, letterbox_of(shape, spacing_mm, None, model.side), prompt, encode)
     axis = _choose_axis(model, shape, spacing_mm, prompt, encode)
     return _Sweep(model, shape, spacing_mm, axis, encode).run(prompt)
 
@@ -109,19 +109,17 @@ class _Sweep:
     ) -> None:
         self.model, self.axis, self.encode = model, axis, encode
         self.shape = shape
-        plane = plane_axes(axis)
-        size = tuple(shape[a] for a in plane)
-        self.box = Letterbox(size, tuple(spacing_mm[a] for a in plane), model.side)
-        self.plane = plane
+        self.box = letterbox_of(shape, spacing_mm, axis, model.side)
+        self.plane = plane_axes(axis)
 
     def run(self, prompt: Prompt) -> Array:
         start, window = self.start(prompt), self.limits(prompt)
         first, _ = self.ask_first(start, prompt)
         step = max(1, -(-(window[1] - window[0] + 1) // MAX_VIEWS))
-        found = {start: first}
+        slices = {start: first}
         for direction in (step, -step):
-            self._carry(found, start, direction, window, prompt)
-        return self._volume(found)
+            self._carry(slices, start, direction, window, prompt)
+        return self._volume(slices)
 
     def start(self, prompt: Prompt) -> int:
         """Return the slice to begin at: the middle of the box, or of the clicks."""
@@ -231,7 +229,7 @@ def _cube(model: FoundationModel, box: Letterbox, prompt: Prompt, encode: Encode
         middle = [(prompt.box[2 * a] + prompt.box[2 * a + 1]) // 2 for a in range(3)]
         clicks, kinds = np.concatenate([[middle], clicks]), [1.0, *kinds]
     answer = model.prompt(
-        encode(-1, 0).image.float(),
+        encode(WHOLE_SCAN, 0).image.float(),
         Prompts(
             clicks=box.clicks_to_view(torch.from_numpy(clicks))[None], kinds=torch.tensor([kinds])
         ),
@@ -242,8 +240,8 @@ def _cube(model: FoundationModel, box: Letterbox, prompt: Prompt, encode: Encode
         i0, i1, j0, j1, k0, k1 = prompt.box
         inside[i0 : i1 + 1, j0 : j1 + 1, k0 : k1 + 1] = True
         mask = mask & inside
-    found: Array = mask
-    return found
+    inside_box: Array = mask
+    return inside_box
 
 
 def _choose_axis(
@@ -253,12 +251,10 @@ def _choose_axis(
     prompt: Prompt,
     encode: Encode,
 ) -> int:
-    """Return the slice axis: the thick one, or where the generalist is surest on the first slice."""
-    if 1 in shape:
-        return shape.index(1)
-    order = np.argsort(spacing_mm)
-    if spacing_mm[order[2]] >= 2 * spacing_mm[order[1]]:
-        return int(order[2])
+    """Return the slice axis: the thick one, or where it is surest on the first slice."""
+    thick = thick_axis(spacing_mm, shape)
+    if thick is not None:
+        return thick
     quality = {}
     for axis in range(3):
         sweep = _Sweep(model, shape, spacing_mm, axis, encode)

@@ -1,7 +1,7 @@
 """Between a scan and a generalist's square or cubic views.
 
-A 2D generalist sees slices of a 3D scan; a 3D generalist sees the whole scan as one cube. Views keep
-the scan's proportions in mm and are padded at their far ends.
+A 2D generalist sees slices of a 3D scan; a 3D one sees the whole scan as one cube. Views keep the
+scan's proportions in mm and are padded at their far ends.
 """
 
 from __future__ import annotations
@@ -73,6 +73,19 @@ class Letterbox:
         """Bring voxel indices `(..., dims)` to view pixels (centres)."""
         factors = torch.tensor(self.factors, dtype=torch.float32)
         return (clicks.float() + 0.5) * factors - 0.5
+
+
+def letterbox_of(
+    shape: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float],
+    axis: int | None,
+    side: int,
+) -> Letterbox:
+    """Return what fits slices along an axis of a scan into a view; the whole scan for no axis."""
+    if axis is None:
+        return Letterbox(shape, spacing_mm, side)
+    plane = plane_axes(axis)
+    return Letterbox(tuple(shape[a] for a in plane), tuple(spacing_mm[a] for a in plane), side)
 
 
 def even_slices(count: int, wanted: int) -> list[int]:

@@ -10,6 +10,7 @@ import torch
 from uncol.data.crops import CropMap
 from uncol.data.labels import IGNORE_VALUE
 from uncol.data.prepared import TrainingCase
+from uncol.data.stack import thick_axis
 from uncol.generalist.cache import EmbeddingCache
 from uncol.generalist.models import load_foundation_model
 from uncol.generalist.models.protocol import FoundationModel
@@ -74,9 +75,9 @@ def better_axis(
         return 2
     if not cases:
         return 2
-    spacing = np.array(cases[0].spacing_mm)
-    if spacing[2] >= 2 * spacing[:2].max() or cases[0].shape[2] == 1:
-        return 2
+    thick = thick_axis(cases[0].spacing_mm, cases[0].shape)
+    if thick is not None:
+        return thick
     return max(range(3), key=lambda axis: _agreement(make(axis), cases))
 
 
@@ -90,11 +91,11 @@ def _agreement(generalist: Generalist, cases: Iterable[TrainingCase]) -> float:
         classes = int(case.label[0][case.label[0] != IGNORE_VALUE].max(initial=0)) + 1
         label = generalist.prompt_annotation(case, classes)
         probs, exists = generalist.probs(case.name, CropMap.whole(case.shape), classes)
-        found, truth = (
+        predicted, truth = (
             (probs > 0.5) & exists,
             exists[None] & (label[None] == torch.arange(1, classes)[:, None, None, None]),
         )
-        total = int(found.sum() + truth.sum())
+        total = int(predicted.sum() + truth.sum())
         if truth.any():
-            scores.append(2 * int((found & truth).sum()) / total)
+            scores.append(2 * int((predicted & truth).sum()) / total)
     return float(np.mean(scores)) if scores else 0.0

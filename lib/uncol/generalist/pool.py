@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import tempfile
 from collections.abc import Sequence
@@ -17,7 +16,8 @@ from uncol.data.crops import CropMap
 from uncol.data.masks import filled_box
 from uncol.data.prepared import TrainingCase
 from uncol.generalist.cache import EmbeddingCache
-from uncol.generalist.letterbox import Letterbox, even_slices, plane_axes, slices_along
+from uncol.generalist.encode import region_of, view_key
+from uncol.generalist.letterbox import even_slices, letterbox_of, plane_axes, slices_along
 from uncol.generalist.models.protocol import Encoded, FoundationModel
 from uncol.generalist.prompting import class_masks, prompt_view
 from uncol.generalist.seen import Seen, Views
@@ -177,9 +177,9 @@ class Generalist:
                 for value, truth in enumerate(masks):
                     if not truth.any():  # it was not asked
                         continue
-                    for one, found in enumerate((probs[value].numpy() > 0.5, filled_box(truth))):
-                        overlap[one, value] += (found & truth).sum()
-                        sizes[one, value] += found.sum() + truth.sum()
+                    for one, mask in enumerate((probs[value].numpy() > 0.5, filled_box(truth))):
+                        overlap[one, value] += (mask & truth).sum()
+                        sizes[one, value] += mask.sum() + truth.sum()
         with np.errstate(invalid="ignore"):
             dice = 2 * overlap / sizes
         worth = [Worth(float(own), float(box)) for own, box in dice.T]
@@ -247,16 +247,9 @@ class Generalist:
         return torch.stack(list(views), dim=-3)
 
     def _views(self, case: TrainingCase, count: int) -> Views:
-        if self.axis is None:
-            box = Letterbox(case.shape, case.spacing_mm, self.model.side)
-            return Views(None, [0], box, case.shape)
-        plane = plane_axes(self.axis)
-        box = Letterbox(
-            tuple(case.shape[a] for a in plane),
-            tuple(case.spacing_mm[a] for a in plane),
-            self.model.side,
-        )
-        return Views(self.axis, even_slices(case.shape[self.axis], count), box, case.shape)
+        box = letterbox_of(case.shape, case.spacing_mm, self.axis, self.model.side)
+        indices = [0] if self.axis is None else even_slices(case.shape[self.axis], count)
+        return Views(self.axis, indices, box, case.shape)
 
     def _kept(self, tensor: Tensor) -> Tensor:
         """Return a tensor that lies in a file: memory holds of it what was used last.
@@ -265,27 +258,21 @@ class Generalist:
         """
         with tempfile.NamedTemporaryFile(dir=self.cache.folder, prefix=".seen-") as file:
             size = tensor.numel()
-            kept = torch.from_file(file.name, shared=True, size=size, dtype=tensor.dtype)
-        return kept.copy_(tensor.flatten()).view(tensor.shape)
+            mapped = torch.from_file(file.name, shared=True, size=size, dtype=tensor.dtype)
+        return mapped.copy_(tensor.flatten()).view(tensor.shape)
 
     def _region(self, volume: Tensor, index: int) -> Tensor:
         return volume if self.axis is None else slices_along(volume, self.axis, [index])[0]
 
     def _encoded(self, case: TrainingCase, views: Views, index: int) -> Encoded:
-        identity = (
-            f"{case.key} {self.axis} {index} {self.model.fingerprint} {self.recipe.raw_states}"
-        )
-        key = hashlib.sha256(identity.encode()).hexdigest()[:32]
+        raw = self.recipe.raw_states
+        key = view_key(case.key, self.axis, index, self.model.fingerprint, raw)
 
         def compute() -> Encoded:
-            whole = case.image[0]  # on disk: one slice of it is all that is read
-            region = whole if self.axis is None else whole.take(index, axis=self.axis)
-            region = torch.from_numpy(np.array(region, dtype=np.float32))
+            region = region_of(case.image[0], self.axis, index)
             view = views.box.shrink(region[None]).to(self.device)
             encoded = self.model.encode(view)
-            states = encoded.hidden
-            if self.recipe.raw_states:
-                states = self.model.encode(view, raw=True).hidden
+            states = self.model.encode(view, raw=True).hidden if raw else encoded.hidden
             return Encoded(encoded.image, tuple(_pool(state) for state in states))
 
         return self.cache.get(key, compute)

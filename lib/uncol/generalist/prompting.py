@@ -19,7 +19,7 @@ CLICKS = 5
 
 
 @dataclass(frozen=True)
-class Answer:
+class ViewAnswer:
     """A generalist's answer on one view.
 
     Attributes:
@@ -46,7 +46,7 @@ def prompt_view(
     uncertainty: Tensor | None,
     recipe: Recipe,
     generator: np.random.Generator,
-) -> Answer:
+) -> ViewAnswer:
     """Prompt one encoded view for every class.
 
     An absent class is not prompted: a whole-image box makes MedSAM invent foreground.
@@ -80,7 +80,7 @@ def prompt_view(
             memory = prompted.logits
         probs[row] = box.grow(prompted.logits)[0].sigmoid().cpu()
         tokens[row] = prompted.tokens[0].cpu()
-    return Answer(probs, tokens.flatten(0, 1))
+    return ViewAnswer(probs, tokens.flatten(0, 1))
 
 
 def _by_box(model: FoundationModel, image: Tensor, target: Array, box: Letterbox) -> Prompted:
@@ -108,11 +108,11 @@ def _by_clicks(
         certain = certain_clicks(
             torch.from_numpy(target), uncertainty, CLICKS, released=recipe.shifted_clicks
         )
-    found = np.zeros_like(target)
+    predicted = np.zeros_like(target)
     prompted: Prompted | None = None
     for step in range(CLICKS):
         if certain is None:
-            drawn = random_click(target, found, generator=generator)
+            drawn = random_click(target, predicted, generator=generator)
             if drawn is None:
                 break
             voxel, kind = torch.from_numpy(drawn[0]).float(), float(drawn[1])
@@ -128,7 +128,7 @@ def _by_clicks(
         )
         memory = prompted.logits
         threshold = 0.5 if recipe.mask_memory_carried_over else 0.0  # trap 5: 0.5 applied to logits
-        found = (box.grow(prompted.logits)[0] > threshold).cpu().numpy()
+        predicted = (box.grow(prompted.logits)[0] > threshold).cpu().numpy()
     if prompted is None:
         raise ValueError("a click needs a mask that differs from an empty one")
     return prompted

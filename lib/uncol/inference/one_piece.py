@@ -17,7 +17,7 @@ from uncol.data.labels import IGNORE_VALUE
 from uncol.data.masks import extent, largest_component
 from uncol.types import Array
 
-FEWEST = 3  # annotated scans that must agree
+FEWEST_SCANS = 3  # annotated scans that must agree
 NEARLY = 0.99  # share of its voxels that the largest piece of a single structure holds at least
 Structures = tuple[tuple[int, ...], ...]
 
@@ -51,7 +51,7 @@ def find_one_piece(annotations: Iterable[Array], labels: Mapping[str, int]) -> S
                 del seen[structure]
             elif held.all():
                 seen[structure] += 1
-    return tuple(structure for structure, count in seen.items() if count >= FEWEST)
+    return tuple(structure for structure, count in seen.items() if count >= FEWEST_SCANS)
 
 
 def structure_names(structures: Structures, labels: Mapping[str, int]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +15,11 @@ from uncol.data.masks import extent
 from uncol.data.preprocess import prepare
 from uncol.data.scan import Grid, Volume
 from uncol.inference.one_piece import Structures, keep_one_piece_
-from uncol.inference.places import find_places
 from uncol.inference.predict import Shape, predict
 from uncol.types import Array
 from uncol.uncertainty.calibration import Calibration
-from uncol.uncertainty.maps import entropy, most_probable, soft_dice_confidence, temper_
-from uncol.uncertainty.quality import QualityModel, verdict
+from uncol.uncertainty.maps import most_probable, soft_dice_confidence, temper_
+from uncol.uncertainty.measure import voxel_uncertainty
 
 RIM = 2  # voxels on both sides of a label's surface in which its uncertainty is averaged
 
@@ -68,7 +66,7 @@ class Segmentation:
         label: `(I, J, K)` uint8, 0...N.
         uncertainty: `(I, J, K)` float32 in [0, 1], normalized entropy after calibration.
         disagreement: `(I, J, K)` float32 in [0, 1], of the four heads.
-        found: what it says about each label, by name.
+        by_label: what it says about each label, by name.
         grid: the scan's grid.
         computed_on: type of the device that computed it.
     """
@@ -76,7 +74,7 @@ class Segmentation:
     label: Array
     uncertainty: Array
     disagreement: Array
-    found: dict[str, LabelFound]
+    by_label: dict[str, LabelFound]
     grid: Grid
     computed_on: str
 
@@ -108,7 +106,7 @@ def segment(
     confidence = soft_dice_confidence(probs, working)
     label = label_in_scan(probs, frame)  # as predicted: calibration never moves a boundary
     temper_(probs, working, calibration.temperatures_for(len(labels) + 1))
-    unsure = entropy(probs, dim=0)
+    unsure = voxel_uncertainty(probs)
     around = {name: _around(unsure.numpy(), working.numpy() == v) for name, v in labels.items()}
     sizes = np.bincount(label.ravel(), minlength=len(labels) + 1)
     return Segmentation(
@@ -134,14 +132,7 @@ def label_in_scan(probs: Tensor, frame: Frame) -> Array:
         probs: `(C, I', J', K')` in the working frame.
         frame: the way back.
     """
-    best = frame.to_scan(probs[:1])[0]
-    label = torch.zeros(best.shape, dtype=torch.uint8)
-    for index in range(1, probs.shape[0]):
-        candidate = frame.to_scan(probs[index : index + 1])[0]
-        better = candidate > best
-        label[better] = index
-        best = torch.where(better, candidate, best)
-    return label.numpy()
+    return most_probable(frame.to_scan(one[None])[0] for one in probs).numpy()
 
 
 def bands(uncertainty: Array, calibration: Calibration) -> Array:
@@ -156,63 +147,6 @@ def overlay(label: Array, uncertainty: Array, count: int, calibration: Calibrati
     """Return anatomy 1...N with the bands on top, N + 1 and N + 2."""
     review = bands(uncertainty, calibration)
     return np.where(review > 0, count + review, label).astype(np.uint8)
-
-
-def summary(
-    result: Segmentation, labels: Mapping[str, int], calibration: Calibration, *, version: int
-) -> dict[str, Any]:
-    """Return the object `uncol` of an answer's `params`."""
-    foreground = result.label > 0
-    unsure = result.uncertainty >= calibration.high.threshold
-    inside = result.uncertainty[foreground]
-    places = find_places(
-        result.label, calibration.expected_error(result.uncertainty), result.grid, labels
-    )
-    return {
-        "model_version": version,
-        "computed_on": result.computed_on,
-        "quality": _quality(result.found, calibration.quality),
-        "uncertainty": {
-            "mean_foreground": float(inside.mean()) if inside.size else 0.0,
-            "voxels_high": int(unsure.sum()),
-            "threshold": calibration.high.threshold,
-            "bands": {
-                "review_high": calibration.high.model_dump(),
-                "review_medium": calibration.medium.model_dump(),
-            },
-            "calibration": {"source": calibration.source, "cases": calibration.cases},
-        },
-        "rois": [place.as_reply(result.grid) for place in places],
-    }
-
-
-def _quality(found: Mapping[str, LabelFound], model: QualityModel | None) -> dict[str, Any]:
-    known = {n: one.confidence for n, one in found.items() if not np.isnan(one.confidence)}
-    mean = float(np.mean(list(known.values()))) if known else 0.0
-    estimate, interval = mean, (0.0, 1.0)
-    lines = {} if model is None else model.labels
-    if model is not None and known:
-        # a label that other cases have and this mask lacks has a Dice of 0, or is truly absent
-        missed = sum(name not in known for name in lines)
-        share = len(known) / (len(known) + missed)
-        low, high = model.mean.interval(mean)
-        estimate, interval = share * model.mean.estimate(mean), (share * low, high)
-    band = verdict(estimate)
-    if model is None and band == "accept":
-        band = "check"  # nobody has seen yet how far this estimate can be believed
-    return {
-        "dice": estimate,
-        "interval": list(interval),
-        "calibrated": model is not None,
-        "band": band,
-        "observed": None if model is None else model.observed[band].model_dump(),
-        "per_label": {
-            name: (lines[name].estimate(known[name]) if name in lines else known[name])
-            if name in known
-            else None
-            for name in found
-        },
-    }
 
 
 def _map_in_scan(values: Tensor, frame: Frame) -> Array:

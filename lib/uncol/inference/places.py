@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
+from uncol.data.boxes import PlaceMm
 from uncol.data.masks import box_mm, extent
 from uncol.data.scan import Grid
 from uncol.types import Array
 
-MOST, FEWEST = 5, 3
+MOST_PLACES, FEWEST_PLACES = 5, 3
 EDGE = 0.35  # of the predicted foreground's longest side: a box that a person takes in at a glance
 WORTH = 0.1  # beyond three, a place must hold this share of the first one's expected errors
 LEAST_ERROR = 0.05  # voxels that are less likely to be wrong make no place
-LEAST_VOXELS = 0.5  # expected wrong voxels below which there is nothing to look at
+LEAST_EXPECTED_ERRORS = 0.5  # expected wrong voxels below which there is nothing to look at
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,12 @@ class Place:
     label: str
     errors: float
 
-    def as_reply(self, grid: Grid) -> dict[str, Any]:
-        """Return it as in `params`: centre and size in LPS mm."""
+    def in_mm(self, grid: Grid) -> PlaceMm:
+        """Return it as clients get it."""
         center, size = box_mm(self.box, grid)
-        return {
-            "center_mm": center,
-            "size_mm": size,
-            "slice": self.slice,
-            "label": self.label,
-            "score": self.errors,
-        }
+        return PlaceMm(
+            center_mm=center, size_mm=size, slice=self.slice, label=self.label, score=self.errors
+        )
 
 
 def find_places(label: Array, error: Array, grid: Grid, labels: Mapping[str, int]) -> list[Place]:
@@ -68,12 +64,12 @@ def find_places(label: Array, error: Array, grid: Grid, labels: Mapping[str, int
     )
     density *= float(np.prod(2 * half + 1))
     places: list[Place] = []
-    while len(places) < MOST:
+    while len(places) < MOST_PLACES:
         peak = np.array(np.unravel_index(int(density.argmax()), density.shape))
         worth = float(density[tuple(peak)])
-        if worth < LEAST_VOXELS:
+        if worth < LEAST_EXPECTED_ERRORS:
             break
-        if len(places) >= FEWEST and worth < WORTH * places[0].errors:
+        if len(places) >= FEWEST_PLACES and worth < WORTH * places[0].errors:
             break
         center = peak + [part.start for part in region]
         places.append(_place(center, half, label, error, labels))

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class Adapters(nn.Module):
     """Training-only projections from the generalist's width to the student's.
 
-    One projection serves all generalist states of one width, so a plain ViT generalist shares a single
-    one, as released. Never deployed.
+    One projection serves all generalist states of one width, so a plain ViT shares a single one, as
+    released. Never deployed.
     """
 
     def __init__(

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from uncol.uncertainty.maps import entropy
-
-EPSILON = 1e-8
+from uncol.uncertainty.maps import EPSILON, entropy
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,8 @@ def generalist_probs(foreground: Tensor, *, softmax_over_probabilities: bool = F
     Args:
         foreground: `(B, C - 1, I, J, K)`, sigmoid of each class's mask logits; 0 for a class that
             was not prompted.
-        softmax_over_probabilities: the released softmax over probabilities, which keeps the generalist out of
-            the gate for half of the training (trap 2); else p / sum p.
+        softmax_over_probabilities: the released softmax, which keeps the generalist out of the gate
+            for half of the training (difference 2); else p / sum p.
 
     Returns:
         `(B, C, I, J, K)`, background first.

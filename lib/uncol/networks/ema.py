@@ -30,8 +30,8 @@ def update_specialist(
         buffers: also copy buffers (BatchNorm statistics); the released code does not (trap 11).
     """
     mu = min(1 - 1 / (step + 1), momentum)
-    for kept, new in zip(specialist.parameters(), student.parameters(), strict=True):
-        kept.lerp_(new, 1 - mu)
+    for average, new in zip(specialist.parameters(), student.parameters(), strict=True):
+        average.lerp_(new, 1 - mu)
     if buffers:
         for buffer, source in zip(specialist.buffers(), student.buffers(), strict=True):
             buffer.copy_(source)

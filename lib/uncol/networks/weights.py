@@ -190,5 +190,5 @@ def _digest_file(target: Path) -> Path:
 
 
 def _kept_digest(target: Path) -> str | None:
-    kept = _digest_file(target)
-    return kept.read_text().strip() if kept.exists() else None
+    digest_file = _digest_file(target)
+    return digest_file.read_text().strip() if digest_file.exists() else None

@@ -20,7 +20,9 @@ from uncol.versions.store import ModelStore
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 500  # pools up to this size are ranked while the client waits, some 20 ms
-KEPT = 15  # orders besides the one asked for last; a client may send a seed of its own each time
+ORDERS_KEPT = (
+    15  # orders besides the one asked for last; a client may send a seed of its own each time
+)
 Key = tuple[str, int]
 
 
@@ -112,7 +114,7 @@ class Queue:
             choices = STRATEGIES[key[0]][1](pool, key[1])
             order = Order(strategy=key[0], seed=key[1], state=state, choices=tuple(choices))
             others = [one for one in self._orders.items() if one[0] != key]
-            self._orders = {**dict(others[-KEPT:]), key: order}
+            self._orders = {**dict(others[-ORDERS_KEPT:]), key: order}
             return order
 
     def _known_scores(self) -> dict[str, Score]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from uncol.data.boxes import PlaceMm
 from uncol.storage.ledger import Ledger, Record
 from uncol.storage.model_folder import ModelFolder
 
@@ -35,7 +36,7 @@ class Score(Record):
         quality: estimated mean Dice in [0, 1].
         interval: where the true Dice lies in 90 % of cases; the whole range before calibration.
         band: `accept`, `check` or `redo`.
-        labels: a score a label.
+        labels: a score per label.
         rois: the places worth a look.
         map_file: file name of its uncertainty map and of its label in their folders.
     """
@@ -44,14 +45,14 @@ class Score(Record):
     interval: tuple[float, float]
     band: str
     labels: dict[str, LabelScore]
-    rois: tuple[dict[str, Any], ...] = ()
+    rois: tuple[PlaceMm, ...] = ()
     map_file: str = ""
 
     @property
     def uncertainty(self) -> float:
         """Mean over the labels that were found; 0 if none was."""
-        found = [label.uncertainty for label in self.labels.values() if label.voxels]
-        return sum(found) / len(found) if found else 0.0
+        unsure = [label.uncertainty for label in self.labels.values() if label.voxels]
+        return sum(unsure) / len(unsure) if unsure else 0.0
 
 
 class Embedding(Record):

@@ -118,13 +118,13 @@ def foreground_at_random(pool: Candidates, seed: int) -> list[Choice]:
     order = []
     for name in _shuffled(pool.waiting, seed):
         score = pool.scores.get(name)
-        found = (
+        complete = (
             score is not None
             and any(label.voxels for label in score.labels.values())
             and all(score.labels[label].voxels for label in usual)
         )
-        reason = "Drawn at random" + (", the model finds every label in it." if found else ".")
-        order.append((name, float(found), reason))
+        reason = "Drawn at random" + (", the model finds every label in it." if complete else ".")
+        order.append((name, float(complete), reason))
     order.sort(key=lambda entry: -entry[1])
     return _numbered(order)
 
@@ -208,8 +208,8 @@ def _strata(pool: Candidates, names: Sequence[str]) -> dict[str, Array]:
     strata = {"": np.array([_unsure(pool.scores[name], usual) for name in names])}
     for label in labels:
         missed = 1.0 if label in usual else 0.0
-        found = [pool.scores[name].labels[label] for name in names]
-        strata[label] = np.array([one.uncertainty if one.voxels else missed for one in found])
+        scores = [pool.scores[name].labels[label] for name in names]
+        strata[label] = np.array([one.uncertainty if one.voxels else missed for one in scores])
     return strata
 
 

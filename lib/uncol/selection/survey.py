@@ -67,49 +67,72 @@ def survey(cases: Sequence[Case], settings: RoundSettings, reporter: Reporter) -
         StorageError: something could not be written.
     """
     store = ModelStore(settings.model_dir)
-    found = Found()
+    done = Found()
     version = store.current()
     if version is not None and store.manifest(version).labels == dict(settings.labels):
         calibrate(cases, version, settings, reporter)
         published = load_version(store, version, settings.device)
-        _score(store, published, [case for case in cases if case.label is None], reporter, found)
-    embed(store, cases, settings, reporter, found)
-    return found
+        _score(store, published, [case for case in cases if case.label is None], reporter, done)
+    embed(store, cases, settings, reporter, done)
+    return done
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What a survey would do.
+
+    Attributes:
+        cases: those that it would score or embed.
+        calibration: whether it would calibrate the served version.
+    """
+
+    cases: frozenset[str] = frozenset()
+    calibration: bool = False
+
+    def __bool__(self) -> bool:
+        """Say whether there is anything to do."""
+        return bool(self.cases) or self.calibration
+
+    @property
+    def text(self) -> str:
+        """Say it in a few words."""
+        return f"{len(self.cases)} cases" + (" and the calibration" if self.calibration else "")
 
 
 def missing(
     store: ModelStore, generalist: str, *, unlabeled: Sequence[str], everyone: Sequence[str]
-) -> set[str]:
-    """Return the cases that a survey would look at."""
+) -> Missing:
+    """Return what a survey would do."""
     version = store.current()
-    left: set[str] = set()
+    cases: set[str] = set()
+    calibration = False
     if version is not None:
-        left |= set(unlabeled) - scores_of(store.folder, version).read().keys()
+        cases |= set(unlabeled) - scores_of(store.folder, version).read().keys()
+        calibration = not store.folder.notes(version).calibration.exists()
     if generalist != "none":
-        left |= set(everyone) - embeddings_of(store.folder, generalist).read().keys()
-    return left
+        cases |= set(everyone) - embeddings_of(store.folder, generalist).read().keys()
+    return Missing(frozenset(cases), calibration)
 
 
 def score_of(
     case: str, published: LoadedStudent, result: Segmentation, *, map_file: str = ""
 ) -> Score:
     """Return what a version thinks of a case it segmented."""
-    told = published.summary(result)
-    quality = told["quality"]
+    summary = published.summary(result)
+    quality = summary.quality
     labels = {
         name: LabelScore(
-            uncertainty=one.uncertainty, voxels=one.voxels, dice=quality["per_label"][name]
+            uncertainty=one.uncertainty, voxels=one.voxels, dice=quality.per_label[name]
         )
-        for name, one in result.found.items()
+        for name, one in result.by_label.items()
     }
-    low, high = quality["interval"]
     return Score(
         case=case,
-        quality=quality["dice"],
-        interval=(low, high),
-        band=quality["band"],
+        quality=quality.dice,
+        interval=quality.interval,
+        band=quality.band,
         labels=labels,
-        rois=tuple(told["rois"]),
+        rois=summary.rois,
         map_file=map_file,
     )
 

@@ -24,16 +24,16 @@ from uncol import __version__
 from uncol.data.scan import read_label, read_map
 from uncol.datastores.connect import connect, mirror_folder
 from uncol.datastores.pacs import PacsDatastore
-from uncol.datastores.studies import UncolDatastore
+from uncol.datastores.studies import NEEDS_PACS, UncolDatastore
 from uncol.errors import RequestError, ScanError, UncolError
 from uncol.selection.queue import Queue
 from uncol.server.caretaker import MAP_TAG, Caretaker
 from uncol.server.install import mend_server
 from uncol.settings import parse_settings
-from uncol.tasks.infer import student_tasks
+from uncol.tasks.infer import StudentParams, student_tasks
 from uncol.tasks.pending import PendingTraining, under_way
 from uncol.tasks.prompt import PromptTask
-from uncol.tasks.results import truth
+from uncol.tasks.results import is_on
 from uncol.tasks.scoring import DiceScoring, UncolScoring
 from uncol.tasks.served import ServedStudent
 from uncol.tasks.strategy import strategies
@@ -92,10 +92,17 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
             read_only=server_settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         )
 
+    @property
+    def pool(self) -> UncolDatastore | None:
+        """The pool, if it is one of ours: MONAI Label's XNAT and DSA stores have less to offer."""
+        store = self.datastore()
+        return store if isinstance(store, UncolDatastore) else None
+
     def init_infers(self) -> dict[str, InferTask]:
         """Return infer tasks, the student first."""
-        with_pacs = isinstance(self.datastore(), PacsDatastore)
-        tasks = student_tasks(self.served, self.uncol.labels, with_pacs=with_pacs)
+        pool = self.pool
+        to_pacs = pool is not None and pool.takes_results
+        tasks = student_tasks(self.served, self.uncol.labels, to_pacs=to_pacs)
         return {**tasks, "uncol_prompt": PromptTask(self.uncol)}
 
     def init_trainers(self) -> dict[str, TrainTask]:
@@ -125,29 +132,29 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         store = datastore or self.datastore()
         image = request.get("image")
         self._check_image(image, store)
-        saved = truth(request.get("save_label", False))
+        saved = is_on(request.get("save_label", False))
         if saved:
             _check_saved(model, request.get("label_tag"))
         asked = {**request, "case": str(image), "save_label": saved}
         result = super().infer(asked, datastore)
-        path = result["params"].pop("uncertainty_file", None)
-        if path is not None:
+        params = result["params"]
+        if isinstance(params, StudentParams) and params.map_file is not None:
             try:
-                self._keep(request, store, result, path)
+                self._keep(request, store, result, params.map_file)
             finally:
-                Path(path).unlink(missing_ok=True)
+                params.map_file.unlink(missing_ok=True)
         return result
 
     def _keep(
-        self, request: Mapping[str, Any], store: Datastore, result: dict[str, Any], path: str
+        self, request: Mapping[str, Any], store: Datastore, result: dict[str, Any], path: Path
     ) -> None:
         image, params = str(request["image"]), result["params"]
-        if truth(request.get("save_label", False)):
-            store.save_label(image, path, MAP_TAG, {"params": params["uncol"]})
+        if is_on(request.get("save_label", False)):
+            store.save_label(image, str(path), MAP_TAG, {"params": params["uncol"]})
             params["uncertainty"] = {"label": image, "tag": MAP_TAG}
-        if truth(request.get("to_pacs", False)):
-            if not isinstance(store, PacsDatastore) or image not in store.list_images():
-                raise RequestError("to_pacs needs a case of a server whose --studies is a PACS.")
+        if is_on(request.get("to_pacs", False)):
+            if not isinstance(store, UncolDatastore):
+                raise RequestError(NEEDS_PACS)
             label = read_label(result["file"], case=image).array
             version = params["uncol"]["model_version"]
             uncertainty = read_map(path, case=image)
@@ -208,9 +215,9 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         """Mend the server and start its timers."""
         # children inherit this: they read the index, only the server writes it
         os.environ["MONAI_LABEL_DATASTORE_READ_ONLY"] = "true"
-        mend_server(self)
-        if isinstance(self.datastore(), UncolDatastore):
-            Caretaker(self.models, self.queue, self.uncol, self).start()
+        mend_server(self, self.models, max_upload_mb=self.uncol.max_upload_mb)
+        if self.pool is not None:
+            Caretaker(self.models, self.queue, self.uncol, self.pool, self).start()
         super().on_init_complete()
 
     def _check_image(self, image: object, store: Datastore) -> None:

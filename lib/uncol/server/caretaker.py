@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 from monailabel.interfaces.datastore import DefaultLabelTag
@@ -13,12 +12,11 @@ from monailabel.utils.async_tasks.utils import processes
 
 from uncol.calibration.calibrate import read_doubts
 from uncol.data.scan import read_label, read_map
-from uncol.datastores.pacs import PacsDatastore
-from uncol.datastores.studies import pool_of
+from uncol.datastores.studies import UncolDatastore, pool_of
 from uncol.errors import PacsError, UncolError
 from uncol.selection.queue import Queue
 from uncol.selection.scores import Score, scores_of
-from uncol.selection.survey import missing
+from uncol.selection.survey import Missing, missing
 from uncol.server.host import Host
 from uncol.settings import Settings
 from uncol.versions.store import ModelStore
@@ -26,7 +24,7 @@ from uncol.versions.store import ModelStore
 logger = logging.getLogger(__name__)
 
 MAP_TAG = "uncertainty"
-EVERY_S = 2.0
+TEND_EVERY_S = 2.0
 FIRST_AFTER_S = 5.0  # a viewer that has just connected goes first
 
 
@@ -37,13 +35,21 @@ class Caretaker:
     takes them up (DESIGN.md section 7: one writer).
     """
 
-    def __init__(self, store: ModelStore, queue: Queue, settings: Settings, host: Host) -> None:
+    def __init__(
+        self,
+        store: ModelStore,
+        queue: Queue,
+        settings: Settings,
+        pool: UncolDatastore,
+        host: Host,
+    ) -> None:
         """Make one; it does nothing before `start`."""
+        self._pool = pool
         self._store = store
         self._queue = queue
         self._settings = settings
         self._host = host
-        self._tried: tuple[int | None, set[str]] | None = None
+        self._tried: tuple[int | None, Missing] | None = None
         self._doubted: int | None = None
 
     def start(self) -> None:
@@ -56,7 +62,7 @@ class Caretaker:
         Raises:
             UncolError: something could not be read or written; it is tried again next time.
         """
-        waiting, labeled = pool_of(self._host.datastore())
+        waiting, labeled = pool_of(self._pool)
         self._queue.refresh(waiting=waiting, labeled=labeled)
         self._take_up_maps(waiting | labeled)
         self._tell_doubts()
@@ -73,7 +79,7 @@ class Caretaker:
             except Exception:  # a thread that dies in silence would stop all scoring
                 logger.exception("In the background")
             step = self.tend
-            time.sleep(EVERY_S)
+            time.sleep(TEND_EVERY_S)
 
     def _score(self, waiting: set[str], labeled: set[str]) -> None:
         """Start scoring where something is missing and nothing else computes.
@@ -85,15 +91,11 @@ class Caretaker:
         if processes("train") or processes("scoring"):
             return
         everyone = sorted(waiting | labeled)
-        left = missing(
-            self._store, self._settings.generalist, unlabeled=sorted(waiting), everyone=everyone
-        )
-        version = self._store.current()
-        if version is not None and not self._store.folder.notes(version).calibration.exists():
-            left.add("")  # the calibration itself
+        version, generalist = self._store.current(), self._settings.generalist
+        left = missing(self._store, generalist, unlabeled=sorted(waiting), everyone=everyone)
         if left and self._tried != (version, left):
             self._tried = (version, left)
-            logger.info("Scoring in the background: %s to do", len(left))
+            logger.info("Scoring in the background: %s", left.text)
             self._host.async_scoring("uncol")
 
     def _take_up_maps(self, names: set[str]) -> None:
@@ -104,11 +106,8 @@ class Caretaker:
         written = {path.name: path for path in notes.maps.glob("*.nii.gz")}
         if not written:
             return
-        store = self._host.datastore()
-        # written for each change, the index of 10,000 cases takes longer than scoring them; a PACS
-        # takes longer than that, and what it was given is written down at once
-        exchange = nullcontext() if isinstance(store, PacsDatastore) else store.index_written_once()
-        with exchange:
+        # written for each change, the index of 10,000 cases takes longer than scoring them
+        with self._pool.taking_up_many():
             for score in scores.read().values():
                 path = written.get(score.map_file)
                 if path is not None and score.case in names:
@@ -116,17 +115,17 @@ class Caretaker:
 
     def _take_up(self, score: Score, path: Path, label: Path, version: int) -> None:
         """Keep a case's label (tag `original`, which viewers load) and map, and publish them."""
-        store, labels = self._host.datastore(), self._settings.labels
-        told = {"model_version": version}  # no more: MONAI Label rewrites the index each time
+        store, labels = self._pool, self._settings.labels
+        note = {"model_version": version}  # no more: MONAI Label rewrites the index each time
         try:
             if label.exists():
-                params = {"label_names": dict(labels), "uncol": told}
+                params = {"label_names": dict(labels), "uncol": note}
                 info = {"model": "uncol", "params": params}
                 store.save_label(score.case, str(label), DefaultLabelTag.ORIGINAL, info)
-            store.save_label(score.case, str(path), MAP_TAG, {"params": told})
-            if self._settings.pacs_results == "scored" and isinstance(store, PacsDatastore):
-                found = read_label(label, case=score.case).array
-                store.publish_result(score.case, found, read_map(path, case=score.case), version)
+            store.save_label(score.case, str(path), MAP_TAG, {"params": note})
+            if self._settings.pacs_results == "scored" and store.takes_results:
+                array = read_label(label, case=score.case).array
+                store.publish_result(score.case, array, read_map(path, case=score.case), version)
         except PacsError as error:  # tried again in a moment
             logger.warning("The results of case '%s' wait for the PACS: %s", score.case, error)
             return

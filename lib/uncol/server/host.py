@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
-from uncol.datastores.studies import UncolDatastore
+from monailabel.interfaces.datastore import Datastore
+
+from uncol.tasks.pending import PendingTraining
 
 
 class Host(Protocol):
-    """What the caretaker needs of the app."""
+    """The app, as mends and caretaker see it.
 
-    def datastore(self) -> UncolDatastore:
+    Attributes:
+        pending: the training that was asked for and is not over.
+    """
+
+    pending: PendingTraining
+
+    def datastore(self) -> Datastore:
         """Return the pool."""
+
+    def info(self) -> Mapping[str, Any]:
+        """Return what clients are told of the app."""
+
+    def check_training(self, model: str, request: Mapping[str, Any]) -> None:
+        """Refuse a training that cannot succeed."""
 
     def async_scoring(self, method: str) -> object:
         """Start a scoring child."""

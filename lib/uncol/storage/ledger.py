@@ -57,14 +57,14 @@ class Ledger(Generic[R]):
         if stamp == (0, 0):
             return {}
         if stamp != self._cached[0]:
-            found = {}
+            records = {}
             for line in self.path.read_bytes().splitlines():
                 try:
                     record = self._kind.model_validate_json(line)
                 except ValidationError:
                     continue
-                found[record.case] = record
-            self._cached = (stamp, found)
+                records[record.case] = record
+            self._cached = (stamp, records)
         return self._cached[1]
 
     def add(self, record: R) -> None:

@@ -19,18 +19,18 @@ def trim(folder: Path, limit_bytes: int) -> None:
         limit_bytes: how much may stay.
     """
     now = time.time()
-    found = []
+    files = []
     for path in folder.iterdir():
         if path.name.startswith(".") or path.is_dir():
             continue
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             status = path.stat()
             if path.suffix != ".partial":
-                found.append((status.st_mtime, status.st_size, path))
+                files.append((status.st_mtime, status.st_size, path))
             elif now - status.st_mtime > OLD_S:
                 path.unlink()
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
         if total <= limit_bytes:
             return
         total -= size

@@ -6,6 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from monailabel.utils.others.generic import device_list
 from uncol.data.labels import REVIEW_SEGMENTS
 from uncol.data.scan import read_scan
 from uncol.inference.outputs import Segmentation, bands, overlay
+from uncol.inference.summary import Summary
 from uncol.tasks.device import device_of
 from uncol.tasks.markups import markups
 from uncol.tasks.priority import FOREGROUND, Turns
-from uncol.tasks.results import truth, write_json_result, write_result
+from uncol.tasks.results import is_on, write_json_result, write_result
 from uncol.tasks.served import ServedStudent
 from uncol.types import Array
 from uncol.uncertainty.calibration import Calibration
@@ -26,19 +28,32 @@ from uncol.uncertainty.calibration import Calibration
 BAND_VALUES = {name: value for value, name in enumerate(REVIEW_SEGMENTS, start=1)}
 
 
+class StudentParams(dict[str, Any]):
+    """What goes to the client beside the file.
+
+    Attributes:
+        map_file: where the uncertainty map lies if it is to be kept, for the app; no client sees
+            where the server keeps its files.
+    """
+
+    map_file: Path | None = None
+
+
 @dataclass(frozen=True)
-class Answer:
+class StudentAnswer:
     """What a student task found, before it is written.
 
     Attributes:
         segmentation: the student's answer.
         calibration: what its bands go by.
+        summary: what is told of it.
         params: what goes to the client beside the file.
     """
 
     segmentation: Segmentation
     calibration: Calibration
-    params: dict[str, Any]
+    summary: Summary
+    params: StudentParams
 
 
 class StudentTask(InferTask):  # type: ignore[misc]
@@ -75,7 +90,7 @@ class StudentTask(InferTask):  # type: ignore[misc]
         """Say that the task is offered, also before the first training: then it explains itself."""
         return True
 
-    def answer(self, request: Mapping[str, Any]) -> Answer:
+    def answer(self, request: Mapping[str, Any]) -> StudentAnswer:
         """Segment the requested scan.
 
         Raises:
@@ -87,35 +102,35 @@ class StudentTask(InferTask):  # type: ignore[misc]
         served = self.served.get(str(device_of(request.get("device"))))
         with FOREGROUND.computing(self._turns):
             result = served.segment(read_scan(request["image"], case=request.get("case")))
-        params = {
-            "label_names": dict(self.labels),
-            "latencies": {"total": round(time.time() - start, 2)},
-            "uncol": served.summary(result),
-        }
-        return Answer(result, served.calibration, params)
+        summary = served.summary(result)
+        params = StudentParams(
+            label_names=dict(self.labels),
+            latencies={"total": round(time.time() - start, 2)},
+            uncol=summary.model_dump(mode="json"),
+        )
+        return StudentAnswer(result, served.calibration, summary, params)
 
 
 class SegmentTask(StudentTask):
     """`uncol`: the label map; the map goes along as a file when the result is to be kept."""
 
-    def __init__(self, served: ServedStudent, *, with_pacs: bool, **options: Any) -> None:
+    def __init__(self, served: ServedStudent, *, to_pacs: bool, **options: Any) -> None:
         """Make it; where scans come from a PACS, clients may have the result stored there."""
         super().__init__(served, **options)
-        self._with_pacs = with_pacs
+        self._to_pacs = to_pacs
 
     def config(self) -> dict[str, Any]:
         """Return the options that viewers show."""
-        return {**super().config(), **({"to_pacs": False} if self._with_pacs else {})}
+        return {**super().config(), **({"to_pacs": False} if self._to_pacs else {})}
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Return the label file and its params."""
         answer = self.answer(request)
         result = answer.segmentation
-        if any(truth(request.get(word, False)) for word in ("save_label", "to_pacs")):
+        if any(is_on(request.get(word, False)) for word in ("save_label", "to_pacs")):
             nifti = {"result_extension": ".nii.gz"}
-            answer.params["uncertainty_file"] = write_result(
-                result.uncertainty, result.grid, [], nifti
-            )
+            path = write_result(result.uncertainty, result.grid, [], nifti)
+            answer.params.map_file = Path(path)
         return write_result(result.label, result.grid, list(self.labels), request), answer.params
 
 
@@ -136,7 +151,7 @@ class UncertaintyTask(StudentTask):
         asked = request.get("map", False)
         if asked == "disagreement":
             array = result.disagreement
-        elif truth(asked):
+        elif is_on(asked):
             array = result.uncertainty
         else:
             array = bands(result.uncertainty, answer.calibration)
@@ -161,14 +176,14 @@ class RoisTask(StudentTask):
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Return a Markups file and its params."""
         answer = self.answer(request)
-        return write_json_result(markups(answer.params["uncol"]["rois"])), answer.params
+        return write_json_result(markups(answer.summary.rois)), answer.params
 
 
 def student_tasks(
-    served: ServedStudent, labels: Mapping[str, int], *, with_pacs: bool
+    served: ServedStudent, labels: Mapping[str, int], *, to_pacs: bool
 ) -> dict[str, InferTask]:
     """Return the student's infer tasks; `uncol` first, which Slicer then runs by itself."""
-    segment = functools.partial(SegmentTask, with_pacs=with_pacs)
+    segment = functools.partial(SegmentTask, to_pacs=to_pacs)
     count = len(labels)
     both = {**labels, **{name: count + value for name, value in BAND_VALUES.items()}}
     kinds: dict[str, tuple[Callable[..., InferTask], Mapping[str, int], str, str]] = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+from uncol.data.boxes import PlaceMm
 
 SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/"
@@ -12,17 +14,17 @@ SCHEMA = (
 IDENTITY = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
 
 
-def markups(rois: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def markups(places: Sequence[PlaceMm]) -> dict[str, Any]:
     """Return the file's content.
 
     MONAI Label's own writer mirrors every box and numbers no names, so it is not used.
 
     Args:
-        rois: places with `center_mm` and `size_mm` in LPS, `label` and `slice`.
+        places: the places.
     """
     names = [
-        f"{rank}: {roi['label']}, slice {roi['slice'] + 1}"
-        for rank, roi in enumerate(rois, start=1)
+        f"{rank}: {place.label}, slice {place.slice + 1}"
+        for rank, place in enumerate(places, start=1)
     ]
     return {
         "@schema": SCHEMA,
@@ -35,15 +37,15 @@ def markups(rois: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "labelFormat": "%N-%d",
                 "name": name,
                 "roiType": "Box",
-                "center": roi["center_mm"],
+                "center": list(place.center_mm),
                 "orientation": IDENTITY,
-                "size": roi["size_mm"],
+                "size": list(place.size_mm),
                 "insideOut": False,
                 "controlPoints": [
                     {
                         "id": "1",
                         "label": name,  # MONAI Label's plug-in renames the box, not this
-                        "position": roi["center_mm"],
+                        "position": list(place.center_mm),
                         "orientation": IDENTITY,
                         "selected": True,
                         "locked": False,
@@ -52,6 +54,6 @@ def markups(rois: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                     }
                 ],
             }
-            for name, roi in zip(names, rois, strict=True)
+            for name, place in zip(names, places, strict=True)
         ],
     }

@@ -52,8 +52,8 @@ class PendingTraining:
             StorageError: that it is tried again cannot be written down.
         """
         try:
-            found = json.loads(self._path.read_text())
-            options, tries = dict(found["options"]), int(found["tries"])
+            request = json.loads(self._path.read_text())
+            options, tries = dict(request["options"]), int(request["tries"])
         except (OSError, KeyError, TypeError, ValueError):
             return None
         if self._got_on():

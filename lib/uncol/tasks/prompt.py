@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.utils.others.generic import device_list
 
-from uncol.data.preprocess import normalize
-from uncol.data.scan import Volume, read_scan
+from uncol.data.scan import read_scan
 from uncol.errors import RequestError
 from uncol.generalist.cache import EmbeddingCache
-from uncol.generalist.first_mask import Encode, first_mask, make_prompt
-from uncol.generalist.letterbox import Letterbox, plane_axes, slices_along
+from uncol.generalist.encode import scan_encoder
+from uncol.generalist.first_mask import first_mask, make_prompt
 from uncol.generalist.models import load_foundation_model
-from uncol.generalist.models.protocol import Encoded, FoundationModel
+from uncol.generalist.models.protocol import FoundationModel
 from uncol.settings import Settings
-from uncol.storage.files import GIB
+from uncol.storage.files import GIB, file_digest
 from uncol.tasks.device import device_of
 from uncol.tasks.infer import as_uint8
 from uncol.tasks.priority import FOREGROUND, Turns
@@ -101,7 +98,14 @@ class PromptTask(InferTask):  # type: ignore[misc]
                 scan.grid.shape,
                 scan.grid.spacing_mm,
                 prompt,
-                self._encoder(scan, Path(request["image"]), device),
+                scan_encoder(
+                    self.model,
+                    self.cache,
+                    scan,
+                    content=file_digest(Path(request["image"])),
+                    modality=self.settings.modality,
+                    device=device,
+                ),
             )
             self.cache.trim()
         params = {
@@ -119,31 +123,3 @@ class PromptTask(InferTask):  # type: ignore[misc]
                 f"'{label}' is not a label of this app; choose one of {', '.join(known)}."
             )
         return str(label)
-
-    def _encoder(self, scan: Volume, path: Path, device: torch.device) -> Encode:
-        """Return a function that encodes views of this scan, keeping them on disk."""
-        image = normalize(torch.from_numpy(scan.array), self.settings.modality)
-        with path.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-
-        def encode(axis: int, index: int) -> Encoded:
-            identity = f"scan {content} {axis} {index} {self.model.fingerprint}"
-            key = hashlib.sha256(identity.encode()).hexdigest()[:32]
-
-            def compute() -> Encoded:
-                shape, spacing = scan.grid.shape, scan.grid.spacing_mm
-                region = image
-                if axis >= 0:
-                    plane = plane_axes(axis)
-                    region = slices_along(image, axis, [index])[0]
-                    shape_2d = tuple(shape[a] for a in plane)
-                    box = Letterbox(shape_2d, tuple(spacing[a] for a in plane), self.model.side)
-                else:
-                    box = Letterbox(shape, spacing, self.model.side)
-                encoded = self.model.encode(box.shrink(region[None]).to(device))
-                return Encoded(encoded.image, ())
-
-            kept = self.cache.get(key, compute)
-            return Encoded(kept.image.to(device), ())
-
-        return encode

@@ -41,7 +41,7 @@ def write_result(array: Array, grid: Grid, names: Sequence[str], request: Mappin
         channels = np.stack([array == value for value in range(1, len(names) + 1)])
         write_seg_nrrd(channels, path, np.uint8, grid.affine, list(names))
     else:
-        write_volume(path, array, grid, compress=truth(request.get("result_compress", True)))
+        write_volume(path, array, grid, compress=is_on(request.get("result_compress", True)))
     return path
 
 
@@ -72,6 +72,6 @@ def temporary(extension: str) -> str:
     return name
 
 
-def truth(value: object) -> bool:
+def is_on(value: object) -> bool:
     """Read a flag that a client may send as bool or text."""
     return str(value).strip().lower() in ("true", "1", "yes", "on")

@@ -23,7 +23,7 @@ from uncol.versions.metrics import dice_per_label, mean_of
 
 logger = logging.getLogger(__name__)
 
-NICENESS = 10  # behind training, which is behind an annotator's request
+SCORING_NICENESS = 10  # behind training, which is behind an annotator's request
 
 
 class LogReporter(Reporter):
@@ -44,7 +44,7 @@ class UncolScoring(ScoringMethod):  # type: ignore[misc]
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Score; returns how many were scored, skipped as done, and left out with the reason."""
-        make_way(NICENESS)
+        make_way(SCORING_NICENESS)
         cases = cases_of(datastore)
         settings = self.settings.for_round(device_of(request.get("device")))
         return asdict(survey(cases, settings, LogReporter()))

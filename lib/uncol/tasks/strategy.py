@@ -76,7 +76,9 @@ class UncolStrategy(Strategy):  # type: ignore[misc]
             "score": chosen.score,
             "rank": chosen.rank,
             "reason": chosen.reason,
-            "rois": [] if score is None else list(score.rois),
+            "rois": []
+            if score is None
+            else [place.model_dump(mode="json") for place in score.rois],
         }
 
 

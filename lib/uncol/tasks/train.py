@@ -22,14 +22,14 @@ from uncol.settings import Settings
 from uncol.tasks.device import device_of
 from uncol.tasks.pending import PendingTraining
 from uncol.tasks.priority import make_way
-from uncol.tasks.results import truth
+from uncol.tasks.results import is_on
 from uncol.training.progress import ProgressFile, read_stats
 from uncol.training.round import check_pool, train_round
 from uncol.versions.store import ModelStore
 
 logger = logging.getLogger(__name__)
 
-NICENESS = 5  # an annotator's request goes before training
+TRAINING_NICENESS = 5  # an annotator's request goes before training
 MAX_STEP_SCALE = 20.0
 SHOWN = 5  # labels in doubt that the statistics list
 NOT_MEASURED = (
@@ -109,12 +109,12 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
             self.settings.for_round(device_of(request.get("device"))),
             seed=seed,
             step_scale=scale,
-            labeled_only=truth(request.get("labeled_only", False)),
+            labeled_only=is_on(request.get("labeled_only", False)),
         )
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Train and publish; returns the last state."""
-        make_way(NICENESS)
+        make_way(TRAINING_NICENESS)
         pending = PendingTraining(self.folder)
         progress = ProgressFile(self.folder.train_stats, self.folder.runs)
         try:

@@ -35,12 +35,12 @@ class Checkpoint:
     def restore(self, trainer: Trainer) -> bool:
         """Let a fresh trainer go on where the run was; False if nothing of this run is kept."""
         try:
-            kept = torch.load(self.path, map_location="cpu", weights_only=True)
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
         except (FileNotFoundError, EOFError, RuntimeError, pickle.UnpicklingError):
             return False
-        if kept.get("key") != self.key:
+        if state.get("key") != self.key:
             return False
-        trainer.load_state_dict(kept["trainer"])
+        trainer.load_state_dict(state["trainer"])
         return True
 
     def keep(self, trainer: Trainer) -> None:

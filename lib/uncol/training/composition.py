@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from uncol.method import schedules
 from uncol.method.stages import PSEUDO_WEIGHT
 
-WHOLE = 0.75  # pseudo-labeled crops for an annotated one where crops are not mixed
+WHOLE_SHARE = 0.75  # pseudo-labeled crops for an annotated one where crops are not mixed
 
 
 @dataclass(frozen=True)
@@ -49,4 +49,4 @@ def compose(batch: int, progress: float, *, mixed: bool, unlabeled: bool) -> Com
     if not unlabeled:
         return Composition(half, half, 1.0)
     ramp = schedules.sigmoid_ramp(progress)
-    return Composition(batch, max(1, int(WHOLE * batch)), PSEUDO_WEIGHT * ramp)
+    return Composition(batch, max(1, int(WHOLE_SHARE * batch)), PSEUDO_WEIGHT * ramp)

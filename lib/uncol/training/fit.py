@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from uncol.generalist.pool import Generalist
 from uncol.inference.one_piece import Structures, find_one_piece, structure_names
 from uncol.method.recipe import RECIPES, Recipe
 from uncol.networks.student import Student
+from uncol.packages import package_versions
 from uncol.round_settings import RoundSettings
 from uncol.storage.files import GIB
 from uncol.storage.model_folder import checkpoint_in
@@ -32,8 +32,6 @@ from uncol.training.step import Method
 from uncol.training.uncol import UNCOL
 from uncol.versions.loaded import LoadedStudent
 from uncol.versions.manifest import Manifest, Options, Plan
-
-PACKAGES = ("torch", "monai", "monailabel", "numpy", "uncol")
 
 
 @dataclass(frozen=True)
@@ -239,15 +237,3 @@ def _look(
                     f"Dice of {worth.dice:.2f}, the boxes themselves {worth.box:.2f}"
                 )
     return generalist
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions of what decides a round's result."""
-    return {name: _version(name) for name in PACKAGES}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "source"

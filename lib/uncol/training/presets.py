@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from uncol.data.stack import THICK
 from uncol.networks.spec import StudentSpec
 
 Shape = tuple[int, int, int]
 HALVE = (2, 2, 2)
 FLAT = (2, 2, 1)
-ANISOTROPIC = 2.0  # do not halve an axis whose voxels are this many times longer than the rest
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _fit_strides(
     size, spacing = np.array(shape, dtype=float), np.array(spacing_mm)
     strides: list[Shape] = []
     for _ in range(count):
-        coarse = spacing >= ANISOTROPIC * spacing.min()
+        coarse = spacing >= THICK * spacing.min()
         halve = ~coarse & (size >= 8)
         step = np.where(halve, 2, 1)
         size, spacing = size / step, spacing * step

@@ -18,7 +18,7 @@ from uncol.versions.manifest import Plan
 
 logger = logging.getLogger(__name__)
 
-EVERY_S = 2.0
+PROGRESS_EVERY_S = 2.0
 
 
 class ProgressFile(Reporter):
@@ -71,7 +71,7 @@ class ProgressFile(Reporter):
             epoch=step.number, stage=step.stage, losses=step.losses, trust=step.trust
         )
         self._stats["phase"] = f"stage {step.stage}"
-        if time.time() - self._told < EVERY_S:
+        if time.time() - self._told < PROGRESS_EVERY_S:
             return
         left_s = self._left_s(step)
         self._stats["eta_s"] = round(left_s)

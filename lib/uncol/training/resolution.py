@@ -26,7 +26,9 @@ from uncol.versions.metrics import dice_per_label
 
 FACTORS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)  # few, so that rounds agree on one
 SURROUNDINGS = 1.25  # side of a crop over that of what it holds
-KEPT = 0.95  # Dice that a label must have with itself after the way to coarse voxels and back
+LEAST_SELF_DICE = (
+    0.95  # Dice that a label must have with itself after the way to coarse voxels and back
+)
 LOOKED_AT = 8  # annotated cases, spread over all
 
 
@@ -52,7 +54,7 @@ def coarsen(
     chosen = space
     for factor in FACTORS:
         coarse = grown(space, factor, flat=flat)
-        if factor > 1 and kept(boxes, space, coarse, labels) < KEPT:
+        if factor > 1 and kept(boxes, space, coarse, labels) < LEAST_SELF_DICE:
             break
         chosen = coarse
         size = np.ceil(held / _ratio(space, coarse))
@@ -68,7 +70,7 @@ def look(
 
     Both are in the space; a case that cannot be read, or has no labels, has no entry.
     """
-    found = []
+    looks = []
     for case in cases[:: max(1, len(cases) // LOOKED_AT)][:LOOKED_AT]:
         try:
             grid = read_grid(case.image, case=case.name)
@@ -79,8 +81,8 @@ def look(
         label = np.where(label == IGNORE_VALUE, 0, label)
         box = extent(label > 0)
         if box is not None:
-            found.append((label[box], label.shape))
-    return found
+            looks.append((label[box], label.shape))
+    return looks
 
 
 def grown(space: Space, factor: float, *, flat: bool) -> Space:
@@ -121,5 +123,5 @@ def _there_and_back(box: Array, ratio: Array, labels: Mapping[str, int]) -> Arra
     classes = torch.cat([(coarse == value).float() for value in values])
     size_i, size_j, size_k = label.shape
     best = zoom(classes, (size_i, size_j, size_k), nearest=False).argmax(dim=0).numpy()
-    found: Array = np.array(values, dtype=box.dtype)[best]
-    return found[tuple(slice(size, -size) for size in margin)]
+    label_map: Array = np.array(values, dtype=box.dtype)[best]
+    return label_map[tuple(slice(size, -size) for size in margin)]

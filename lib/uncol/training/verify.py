@@ -11,9 +11,10 @@ import torch
 
 from uncol.data.cases import Case, Pool
 from uncol.errors import RequestError
+from uncol.packages import package_versions
 from uncol.round_settings import RoundSettings
 from uncol.storage.files import file_digest
-from uncol.training.fit import fit, package_versions
+from uncol.training.fit import fit
 from uncol.training.reporter import Reporter
 from uncol.versions.loaded import judge, load_version
 from uncol.versions.manifest import Manifest
@@ -78,9 +79,9 @@ def verify(
     pool, changed = _pool_of_then(manifest, cases, earlier)
     dice = {}
     if manifest.accuracy is not None:
-        found = judge(published, pool.held_out, released=manifest.recipe.empty_scores_zero)
+        by_case = judge(published, pool.held_out, released=manifest.recipe.empty_scores_zero)
         then = manifest.accuracy.per_case
-        dice = {name: (then[name], mean_of(found[name])) for name in found if name in then}
+        dice = {name: (then[name], mean_of(by_case[name])) for name in by_case if name in then}
     weights = None
     if retrain:
         with tempfile.TemporaryDirectory() as runs:
@@ -109,7 +110,7 @@ def _pool_of_then(
                 f"Version {manifest.version} was made with cases that are gone: "
                 f"{', '.join(missing)}. Put their scans back to verify it."
             )
-        found = []
+        chosen = []
         for name in manifest.cases[part]:
             case: Case | None = now[name]
             if name in manifest.digests:
@@ -117,8 +118,8 @@ def _pool_of_then(
             if case is None:
                 changed.append(name)
                 case = now[name]
-            found.append(case)
-        parts[part] = tuple(found)
+            chosen.append(case)
+        parts[part] = tuple(chosen)
     return Pool(parts["labeled"], parts["unlabeled"], parts["held_out"]), changed
 
 

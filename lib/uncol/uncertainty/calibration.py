@@ -22,7 +22,9 @@ KNOTS = 33  # places of the error curve
 ERROR_HIGH, ERROR_MEDIUM = 1 / 3, 0.15  # expected share of wrong voxels from which a band begins
 LOG_T = (-1.4, 2.1)  # log temperatures that are tried: 0.25 to 8
 TRUST_FROM = 24  # cases whose word on a single label counts as much as that on all together
-FEWEST = 50  # voxels for which a label gets a temperature, and a band an error rate, of its own
+FEWEST_VOXELS = (
+    50  # voxels for which a label gets a temperature, and a band an error rate, of its own
+)
 
 
 class Band(BaseModel):
@@ -90,8 +92,8 @@ class Voxels:
     @property
     def label(self) -> Array:
         """Predicted classes `(n,)`."""
-        found: Array = self.probs.argmax(axis=1)
-        return found
+        classes: Array = self.probs.argmax(axis=1)
+        return classes
 
 
 def join(parts: Sequence[Voxels]) -> Voxels:
@@ -114,7 +116,9 @@ def error_rates(voxels: Voxels) -> tuple[float, ...]:
     rates = []
     for value in range(voxels.probs.shape[1]):
         chosen = voxels.label == value
-        rates.append((wrong[chosen].sum() + FEWEST * overall) / (chosen.sum() + FEWEST))
+        rates.append(
+            (wrong[chosen].sum() + FEWEST_VOXELS * overall) / (chosen.sum() + FEWEST_VOXELS)
+        )
     return tuple(float(rate) for rate in rates)
 
 
@@ -136,11 +140,11 @@ def match_temperatures(probs: Array, rates: Sequence[float], *, cases: int) -> t
         logs, sum(mask.mean() * rate for mask, rate in zip(chosen, rates, strict=True))
     )
     trust = cases / (cases + TRUST_FROM)
-    found = []
+    temperatures = []
     for mask, rate in zip(chosen, rates, strict=True):
-        own = _match(logs[mask], rate) if mask.sum() >= FEWEST else together
-        found.append(float(np.exp(trust * own + (1 - trust) * together)))
-    return tuple(found)
+        own = _match(logs[mask], rate) if mask.sum() >= FEWEST_VOXELS else together
+        temperatures.append(float(np.exp(trust * own + (1 - trust) * together)))
+    return tuple(temperatures)
 
 
 def _match(logs: Array, rate: float) -> float:
@@ -195,13 +199,6 @@ def find_bands(curve: Sequence[float], uncertainty: Array, error: Array) -> tupl
     )
 
 
-def entropy_of(probs: Array) -> Array:
-    """Return the normalized entropy `(n,)` of `(n, C)`; the numpy twin of `maps.entropy`."""
-    raw = -(probs * np.log(probs + 1e-8)).sum(axis=1)
-    shares: Array = np.clip(raw / np.log(probs.shape[1]), 0, 1)
-    return shares
-
-
 def _reaches(curve: Sequence[float], error: float) -> float:
     """Return the uncertainty at which the curve reaches an error; a little under 1 if never."""
     values = np.asarray(curve)
@@ -216,7 +213,7 @@ def _reaches(curve: Sequence[float], error: float) -> float:
 
 
 def _rate(error: Array, inside: Array) -> float | None:
-    return float(error[inside].mean()) if inside.sum() >= FEWEST else None
+    return float(error[inside].mean()) if inside.sum() >= FEWEST_VOXELS else None
 
 
 def _softmax(logits: Array) -> Array:

@@ -7,7 +7,7 @@ not of another probability volume.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -49,14 +49,19 @@ def head_disagreement(head_probs: Tensor) -> Tensor:
     return (total - own).clamp(0.0, 1.0)
 
 
-def most_probable(probs: Tensor) -> Tensor:
-    """Return the most probable class `(I, J, K)` uint8 of `(C, I, J, K)`; ties go to the first."""
-    best = probs[0].clone()
+def most_probable(probs: Iterable[Tensor]) -> Tensor:
+    """Return the most probable class `(I, J, K)` uint8; ties go to the first.
+
+    Args:
+        probs: a map `(I, J, K)` per class: a tensor `(C, I, J, K)`, or maps made one at a time.
+    """
+    classes = iter(probs)
+    best = next(classes)
     label = torch.zeros(best.shape, dtype=torch.uint8)
-    for index in range(1, probs.shape[0]):
-        better = probs[index] > best
+    for index, candidate in enumerate(classes, start=1):
+        better = candidate > best
         label[better] = index
-        best = torch.where(better, probs[index], best)
+        best = torch.where(better, candidate, best)
     return label
 
 
@@ -101,14 +106,14 @@ def soft_dice_confidence(probs: Tensor, label: Tensor) -> Tensor:
     values = []
     for index in range(1, probs.shape[0]):
         chosen = label == index
-        around = near(chosen, NEAR)
+        around = near(chosen)
         overlap = probs[index][chosen].sum()
         size = probs[index][around].sum() + chosen.sum()
         values.append(2 * overlap / size if chosen.any() else probs.new_tensor(float("nan")))
     return torch.stack(values) if values else probs.new_zeros(0)
 
 
-def near(mask: Tensor, distance: int) -> Tensor:
-    """Return the voxels `(I, J, K)` within a distance of a mask along every axis."""
-    grown = ndimage.maximum_filter(mask.numpy().view(np.uint8), 2 * distance + 1, mode="constant")
+def near(mask: Tensor) -> Tensor:
+    """Return the voxels `(I, J, K)` within 5 voxels of a mask along every axis: a cube."""
+    grown = ndimage.maximum_filter(mask.numpy().view(np.uint8), 2 * NEAR + 1, mode="constant")
     return torch.from_numpy(grown > 0)

@@ -12,17 +12,17 @@ from scipy import stats
 from uncol.types import Array
 
 FEWEST_CASES = 3
-LEVEL = 0.9  # share of cases whose Dice lies in the interval
+DICE_INTERVAL = 0.9  # share of cases whose Dice lies in the interval
 SLOPE, SLOPE_SD = 1.0, 0.5  # before any case: a confidence gained is a Dice gained
 NOISE_SD, NOISE_WEIGHT = 0.035, 4.0  # before any case, counting as 4: deviation from the line
 ACCEPT, CHECK = 0.85, 0.70  # estimated Dice from which a case needs a glance, or a check
 
 UNSEEN = 0.632  # weight of what was found out of sample in Efron's .632 estimate
 
-Verdict = Literal["accept", "check", "redo"]
+QualityBand = Literal["accept", "check", "redo"]
 
 
-def verdict(estimate: float) -> Verdict:
+def quality_band(estimate: float) -> QualityBand:
     """Return the band of an estimated Dice."""
     return "accept" if estimate >= ACCEPT else "check" if estimate >= CHECK else "redo"
 
@@ -56,7 +56,7 @@ class Line(BaseModel):
         """Return where Dice lies in 90 % of cases, within [0, 1]."""
         off = confidence - self.center
         width = self.spread * np.sqrt(1 + 1 / self.cases + off**2 / self.slope_precision)
-        half = width * stats.t.ppf((1 + LEVEL) / 2, self.cases - 1 + NOISE_WEIGHT)
+        half = width * stats.t.ppf((1 + DICE_INTERVAL) / 2, self.cases - 1 + NOISE_WEIGHT)
         middle = self.level + self.slope * off
         low, high = np.clip([middle - half, middle + half], 0, 1)
         return float(low), float(high)
@@ -89,7 +89,7 @@ class QualityModel(BaseModel):
 
     mean: Line
     labels: dict[str, Line]
-    observed: dict[Verdict, Observed]
+    observed: dict[QualityBand, Observed]
 
 
 def fit_line(confidence: Array, dice: Array) -> Line:
@@ -206,14 +206,16 @@ def risk_coverage(estimate: Array, dice: Array) -> Array:
     return risk
 
 
-def _observed(confidence: Array, dice: Array) -> dict[Verdict, Observed]:
+def _observed(confidence: Array, dice: Array) -> dict[QualityBand, Observed]:
     """Judge each case by a line fitted on the others."""
-    floors: dict[Verdict, float] = {"accept": ACCEPT, "check": CHECK, "redo": 0.0}
+    floors: dict[QualityBand, float] = {"accept": ACCEPT, "check": CHECK, "redo": 0.0}
     cases = dict.fromkeys(floors, 0)
     below = dict.fromkeys(floors, 0)
     for left_out in range(len(dice)):
         others = np.arange(len(dice)) != left_out
-        band = verdict(fit_line(confidence[others], dice[others]).estimate(confidence[left_out]))
+        band = quality_band(
+            fit_line(confidence[others], dice[others]).estimate(confidence[left_out])
+        )
         cases[band] += 1
         below[band] += int(dice[left_out] < floors[band])
     return {band: Observed(cases=cases[band], below=below[band]) for band in floors}

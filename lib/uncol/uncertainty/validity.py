@@ -14,7 +14,7 @@ from uncol.uncertainty.quality import risk_coverage
 BINS = 1024  # of uncertainty; AUROC by bins differs from the exact one in the fourth place
 ECE_BINS = 15
 RESAMPLES = 1000
-LEVEL = 95  # per cent, of bootstrap intervals
+BOOTSTRAP_INTERVAL = 95  # per cent
 
 
 @dataclass(frozen=True)
@@ -104,5 +104,7 @@ def bootstrap(figure: Callable[[Array], float], cases: int, *, seed: int = 0) ->
     """
     draw = np.random.default_rng(seed)
     values = [figure(draw.integers(0, cases, cases)) for _ in range(RESAMPLES)]
-    low, high = np.nanpercentile(values, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    low, high = np.nanpercentile(
+        values, [(100 - BOOTSTRAP_INTERVAL) / 2, (100 + BOOTSTRAP_INTERVAL) / 2]
+    )
     return Measured(figure(np.arange(cases)), float(low), float(high))

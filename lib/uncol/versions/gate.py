@@ -11,7 +11,7 @@ from uncol.types import Array
 from uncol.versions.manifest import Accuracy, AccuracySource, Verdict
 from uncol.versions.metrics import mean_of
 
-LEVEL = 0.95
+MEAN_INTERVAL = 0.95
 PerCase = Mapping[str, Mapping[str, float]]  # case -> label -> Dice
 
 
@@ -25,7 +25,7 @@ def accuracy(dice: PerCase, *, source: AccuracySource) -> Accuracy | None:
     if not per_case:
         return None
     names = list(dict.fromkeys(name for labels in dice.values() for name in labels))
-    found = {name: [dice[case].get(name, np.nan) for case in per_case] for name in names}
+    columns = {name: [dice[case].get(name, np.nan) for case in per_case] for name in names}
     values = list(per_case.values())
     interval = interval_of_mean(values)
     return Accuracy(
@@ -33,7 +33,7 @@ def accuracy(dice: PerCase, *, source: AccuracySource) -> Accuracy | None:
         interval=interval and (max(0.0, interval[0]), min(1.0, interval[1])),
         per_label={
             name: float(np.nanmean(column))
-            for name, column in found.items()
+            for name, column in columns.items()
             if not np.isnan(column).all()
         },
         per_case=per_case,
@@ -93,6 +93,6 @@ def interval_of_mean(values: Sequence[float] | Array) -> tuple[float, float] | N
     count = len(values)
     if count < 2:
         return None
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, count - 1) * stats.sem(values))
+    reach = float(stats.t.ppf((1 + MEAN_INTERVAL) / 2, count - 1) * stats.sem(values))
     mean = float(np.mean(values))
     return mean - reach, mean + reach

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 
@@ -12,7 +11,8 @@ from uncol.data.annotation import read_annotation
 from uncol.data.cases import Case
 from uncol.data.scan import Volume, read_scan
 from uncol.inference.one_piece import Structures, structure_names
-from uncol.inference.outputs import Segmentation, SegmentSettings, segment, summary
+from uncol.inference.outputs import Segmentation, SegmentSettings, segment
+from uncol.inference.summary import Summary, summarize
 from uncol.networks.student import Student
 from uncol.uncertainty.calibration import Calibration
 from uncol.versions.manifest import Manifest
@@ -46,11 +46,16 @@ class LoadedStudent:
         how = SegmentSettings(made.space, made.modality, made.window, made.labels, made.one_piece)
         return segment(self.student, scan, how, device=self.device, calibration=self.calibration)
 
-    def summary(self, result: Segmentation) -> dict[str, Any]:
-        """Return the object `uncol` of an answer's `params`."""
-        labels, version = self.manifest.labels, self.manifest.version
-        told = summary(result, labels, self.calibration, version=version)
-        return {**told, "one_piece": structure_names(self.manifest.one_piece, labels)}
+    def summary(self, result: Segmentation) -> Summary:
+        """Return what clients are told of an answer."""
+        labels = self.manifest.labels
+        return summarize(
+            result,
+            labels,
+            self.calibration,
+            version=self.manifest.version,
+            one_piece=structure_names(self.manifest.one_piece, labels),
+        )
 
 
 def judge(
@@ -67,13 +72,13 @@ def judge(
         ScanError, LabelError: a case cannot be read.
     """
     labels = published.manifest.labels
-    found = {}
+    by_case = {}
     for case in cases:
         scan = read_scan(case.image, case=case.name)
         truth = read_annotation(case, scan.grid, labels)
         label = published.segment(scan).label
-        found[case.name] = dice_per_label(label, truth, labels, released=released)
-    return found
+        by_case[case.name] = dice_per_label(label, truth, labels, released=released)
+    return by_case
 
 
 def load_version(store: ModelStore, version: int, device: torch.device) -> LoadedStudent:

@@ -48,9 +48,9 @@ def dice_per_label(
     known = truth != IGNORE_VALUE
     result = {}
     for name, value in labels.items():
-        found, wanted = (prediction == value) & known, truth == value
-        empty = released and not (found.any() and wanted.any())
-        result[name] = 0.0 if empty else dice(found, wanted)
+        predicted, wanted = (prediction == value) & known, truth == value
+        empty = released and not (predicted.any() and wanted.any())
+        result[name] = 0.0 if empty else dice(predicted, wanted)
     return result
 
 

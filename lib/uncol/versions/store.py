@@ -188,11 +188,11 @@ class ModelStore:
             lines = self.folder.events.read_text().splitlines()
         except FileNotFoundError:
             return []
-        found = []
+        events = []
         for line in lines:
             with contextlib.suppress(json.JSONDecodeError):  # a line that a kill cut short
-                found.append(json.loads(line))
-        return found
+                events.append(json.loads(line))
+        return events
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -20,7 +20,7 @@ import requests
 from uncol.data.scan import read_label, read_scan, write_volume
 from uncol.demo.server import running_server
 from uncol.dicom.parametric_map import read_map
-from uncol.dicom.segmentation import LABEL, Source, read_segmentation, write_segmentation
+from uncol.dicom.segmentation import LABEL, ResultOrigin, read_segmentation, write_segmentation
 from uncol.versions.metrics import dice_per_label
 
 pytestmark = [pytest.mark.integration]
@@ -71,7 +71,7 @@ def test_a_segmentation_stored_by_a_viewer_is_a_label_at_once(hospital: Any, cli
     case = list(hospital.series)[1]
     truth = hospital.label(case).astype(np.uint8)
     before = hospital.status()["completed"]
-    drawn = write_segmentation(truth, LABELS, hospital.series[case], Source(LABEL, "by hand"))
+    drawn = write_segmentation(truth, LABELS, hospital.series[case], ResultOrigin(LABEL, "by hand"))
     drawn.Manufacturer = "Open Health Imaging Foundation"
     hospital.store(drawn)
     assert hospital.status()["completed"] == before + 1
@@ -83,7 +83,7 @@ def test_the_later_of_two_labels_counts_whoever_made_it(hospital: Any, client: A
     truth = hospital.label(case).astype(np.uint8)
     changed = truth.copy()
     changed[truth.shape[0] // 2 :] = 0
-    drawn = write_segmentation(changed, LABELS, hospital.series[case], Source(LABEL, "again"))
+    drawn = write_segmentation(changed, LABELS, hospital.series[case], ResultOrigin(LABEL, "again"))
     hospital.store(drawn)
     hospital.status()
     time.sleep(1.1)
@@ -103,7 +103,9 @@ def test_a_segmentation_of_unknown_structures_is_told_and_changes_nothing(
     case = list(hospital.series)[1]
     truth = hospital.label(case).astype(np.uint8)
     before = hospital.status()["completed"]
-    other = write_segmentation(truth, {"spleen": 1}, hospital.series[case], Source(LABEL, "x"))
+    other = write_segmentation(
+        truth, {"spleen": 1}, hospital.series[case], ResultOrigin(LABEL, "x")
+    )
     hospital.store(other)
     time.sleep(1.1)
     assert hospital.status()["completed"] == before
@@ -117,7 +119,7 @@ def test_a_cropped_resampled_segmentation_is_put_on_the_scans_grid(hospital: Any
     """As another tool may write it: half the rows and columns, some slices only."""
     case = list(hospital.series)[1]
     series, truth = hospital.series[case], hospital.label(case).astype(np.uint8)
-    drawn = write_segmentation(truth, LABELS, series, Source(LABEL, "x"))
+    drawn = write_segmentation(truth, LABELS, series, ResultOrigin(LABEL, "x"))
     frames = drawn.pixel_array[:, ::2, ::2]
     drawn.Rows, drawn.Columns = frames.shape[1:]
     drawn.PixelData = pydicom.pixel_data_handlers.pack_bits(frames.ravel())

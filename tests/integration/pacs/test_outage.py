@@ -19,7 +19,7 @@ from uncol.datastores.pacs import FINAL, PacsDatastore
 from uncol.demo.orthanc import missing, running_orthanc, upload
 from uncol.demo.series import write_series
 from uncol.demo.server import free_port
-from uncol.dicom.segmentation import LABEL, Source, write_segmentation
+from uncol.dicom.segmentation import LABEL, ResultOrigin, write_segmentation
 from uncol.dicom.series import Series, read_series
 
 pytestmark = [pytest.mark.integration]
@@ -141,7 +141,7 @@ def test_an_odd_segmentation_in_the_pacs_breaks_no_request(
         upload(url, site.folder / "dicom")
         for number, broken in ((0, True), (1, False)):
             made = write_segmentation(
-                drawn(number), LABELS, site.series[number], Source(LABEL, "by hand")
+                drawn(number), LABELS, site.series[number], ResultOrigin(LABEL, "by hand")
             )
             made.Manufacturer = "a viewer"
             odd = pydicom.dcmread(_file(made))

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from uncol.data.scan import read_label, read_scan, write_volume
 from uncol.dicom.parametric_map import read_map
-from uncol.dicom.segmentation import LABEL, Source, read_segmentation, write_segmentation
+from uncol.dicom.segmentation import LABEL, ResultOrigin, read_segmentation, write_segmentation
 from uncol.versions.metrics import dice_per_label
 
 pytestmark = [pytest.mark.integration]
@@ -79,7 +79,9 @@ def test_a_label_stored_by_a_viewer_returns_voxel_by_voxel(
     for case, volume in scans.items():
         label = bright(volume)
         label[: label.shape[0] // 2] = 0
-        drawn = write_segmentation(label, FAT, real_hospital.series[case], Source(LABEL, "drawn"))
+        drawn = write_segmentation(
+            label, FAT, real_hospital.series[case], ResultOrigin(LABEL, "drawn")
+        )
         drawn.Manufacturer = "A viewer"
         real_hospital.store(drawn)
         np.testing.assert_array_equal(real_hospital.final(case), label)

@@ -9,7 +9,7 @@ from uncol.calibration.evidence import Evidence, Judge
 from uncol.data.cases import Case
 from uncol.networks.student import StudentOutput
 from uncol.selection.scores import embeddings_of, scores_of
-from uncol.selection.survey import missing, survey
+from uncol.selection.survey import Missing, missing, survey
 from uncol.storage.model_folder import VersionNotes
 from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
@@ -104,7 +104,7 @@ def test_a_survey_scores_each_waiting_case_once_and_keeps_its_map(trained):
     names = [case.name for case in cases if case.label is None]
     found = scores_of(store.folder, 1).read()
     assert sorted(found) == sorted(names)
-    assert missing(store, "none", unlabeled=names, everyone=names) == set()
+    assert missing(store, "none", unlabeled=names, everyone=names) == Missing()
     for name, score in found.items():
         assert 0 <= score.interval[0] <= score.quality <= score.interval[1] <= 1
         kept = store.folder.notes(1).maps / score.map_file
@@ -129,7 +129,8 @@ def test_answers_say_what_they_were_calibrated_by(trained, tmp_path):
     calibrate(cases, 1, settings, Reporter())
     published = load_version(store, 1, torch.device("cpu"))
     assert published.calibration.source == "cross_fit"
-    told = published.summary(published.segment(_scan(draw(tmp_path, 77, annotated=True))))
+    summary = published.summary(published.segment(_scan(draw(tmp_path, 77, annotated=True))))
+    told = summary.model_dump(mode="json")
     assert told["quality"]["calibrated"]
     assert told["uncertainty"]["calibration"] == {"source": "cross_fit", "cases": LABELED}
 
@@ -179,7 +180,7 @@ def test_stray_pieces_are_judged_as_served_and_checked_as_predicted(trained, tmp
     mask[:2, :2, :2] = True
     seen = judge.see(case, TwoBalls(mask))
     assert list(seen.dice.values()) == [1.0]
-    assert int(seen.found.sum()) == mask.sum()  # a forgotten piece may be what is stray
+    assert int(seen.predicted.sum()) == mask.sum()  # a forgotten piece may be what is stray
     assert float(seen.probs[1][:2, :2, :2].min()) > 0.9
 
 

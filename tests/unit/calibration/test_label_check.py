@@ -46,8 +46,8 @@ def test_a_piece_that_was_left_out_is_found_where_it_lies() -> None:
     assert doubt.share == 0.5
     # working axes run the other way along the first one: 3..5 there is 6..8 in the scan
     middle = GRID.affine @ [12 - 1 - 4, 5.5, 4.5, 1.0]
-    np.testing.assert_allclose(doubt.place["center_mm"], [-middle[0], -middle[1], middle[2]])
-    assert 2 <= doubt.place["slice"] < 8
+    np.testing.assert_allclose(doubt.place.center_mm, [-middle[0], -middle[1], middle[2]])
+    assert 2 <= doubt.place.slice < 8
     assert "p1, slice" in doubt.text
     assert "drawn as background, specialist and generalist say a" in doubt.text
 
@@ -59,7 +59,7 @@ def test_a_mistaken_label_is_named() -> None:
     assert doubt.share == 1.0
 
 
-def test_one_teacher_alone_is_not_enough() -> None:
+def test_one_of_them_alone_is_not_enough() -> None:
     assert check(drawn(2), sure_of(drawn(1)), agreeing(drawn(2))) is None
     assert check(drawn(2), sure_of(drawn(1), 0.6), agreeing(drawn(1))) is None
     assert check(drawn(2), sure_of(drawn(1))) is not None  # no generalist at all
@@ -76,4 +76,4 @@ def test_only_slices_the_generalist_saw_count() -> None:
     seen[..., 4:] = False
     doubt = check(drawn(2), sure_of(drawn(1)), (probs, seen))
     assert doubt is not None
-    assert doubt.place["slice"] in (2, 3)
+    assert doubt.place.slice in (2, 3)

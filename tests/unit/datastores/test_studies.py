@@ -116,7 +116,7 @@ def test_many_results_cost_one_writing_of_the_index_and_none_is_forgotten(store,
         opened = UncolDatastore(store._datastore_path, labels=LABELS, extensions=EXTENSIONS)
         return opened.get_label_info("one", "original")
 
-    with store.index_written_once():
+    with store.taking_up_many():
         before = index.read_text()
         store.save_label("one", label, "original", {"params": {"model_version": 3}})
         store.save_label("two", label, "original", {"params": {"model_version": 3}})

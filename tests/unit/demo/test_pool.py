@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from uncol.data.scan import read_label, read_scan
-from uncol.demo.pool import LABELS, make_case, make_pool
+from uncol.demo.pool import BRAIN_LABELS, make_case, make_pool
 
 CASES = range(3)
 
@@ -16,9 +16,9 @@ def cases():
 
 def test_every_case_shows_every_label(cases):
     for _, label, _ in cases:
-        voxels = [int((label == value).sum()) for value in range(1, len(LABELS) + 1)]
+        voxels = [int((label == value).sum()) for value in range(1, len(BRAIN_LABELS) + 1)]
         assert min(voxels) > 100
-        assert label.max() == len(LABELS)
+        assert label.max() == len(BRAIN_LABELS)
 
 
 def test_a_case_trains_quickly(cases):
@@ -46,7 +46,7 @@ def test_a_structure_stands_out_from_the_air(cases):
 
 def test_scans_and_labels_have_the_same_names_and_grids(tmp_path):
     labels = make_pool(tmp_path / "studies", tmp_path / "truth", cases=2, seed=0)
-    assert labels == ",".join(LABELS)
+    assert labels == ",".join(BRAIN_LABELS)
     names = sorted(path.name for path in (tmp_path / "studies").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "truth").iterdir())
     for name in names:

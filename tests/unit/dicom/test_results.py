@@ -18,7 +18,7 @@ from uncol.dicom.segmentation import (
     LABEL,
     STUDENT,
     UNCERTAINTY,
-    Source,
+    ResultOrigin,
     is_own_result,
     latest,
     read_segmentation,
@@ -28,7 +28,7 @@ from uncol.dicom.segmentation import (
 from uncol.errors import LabelError
 
 NAMES = {"liver": 1, "left atrium": 2, "zone b": 7}
-DRAWN = Source(LABEL, "drawn by hand", author="Ada")
+DRAWN = ResultOrigin(LABEL, "drawn by hand", author="Ada")
 
 
 def drawn_in(grid):
@@ -61,7 +61,7 @@ def test_a_label_comes_back_voxel_by_voxel(scan_and_series, tmp_path):
 def test_a_map_comes_back_to_the_last_bit(scan_and_series, tmp_path):
     _, series = scan_and_series
     values = np.random.default_rng(0).random(series.grid.shape, dtype=np.float32)
-    path = stored(write_map(values, series, Source(UNCERTAINTY, "map", version=3)), tmp_path)
+    path = stored(write_map(values, series, ResultOrigin(UNCERTAINTY, "map", version=3)), tmp_path)
     np.testing.assert_array_equal(read_map(pydicom.dcmread(path), series.grid), values)
 
 
@@ -71,8 +71,10 @@ def test_both_are_valid_dicom(scan_and_series, tmp_path):
     _, series = scan_and_series
     label = drawn_in(series.grid)
     made = [
-        write_segmentation(label, NAMES, series, Source(STUDENT, "student", version=1)),
-        write_map(label.astype(np.float32) / 7, series, Source(UNCERTAINTY, "map", version=1)),
+        write_segmentation(label, NAMES, series, ResultOrigin(STUDENT, "student", version=1)),
+        write_map(
+            label.astype(np.float32) / 7, series, ResultOrigin(UNCERTAINTY, "map", version=1)
+        ),
     ]
     for dataset in made:
         path = stored(dataset, tmp_path)
@@ -194,7 +196,9 @@ def test_an_unknown_structure_has_a_private_code():
 def test_only_the_student_s_results_are_its_own(small_series, segmentation):
     assert not is_own_result(segmentation)
     label = np.ones((5, 4, 6), np.uint8)
-    student = write_segmentation(label, {"one": 1}, small_series, Source(STUDENT, "x", version=1))
+    student = write_segmentation(
+        label, {"one": 1}, small_series, ResultOrigin(STUDENT, "x", version=1)
+    )
     assert is_own_result(student)
     student.Manufacturer = "Somebody else"
     assert not is_own_result(student)

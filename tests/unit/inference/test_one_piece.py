@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from uncol.data.labels import IGNORE_VALUE
 from uncol.data.masks import largest_component
-from uncol.inference.one_piece import FEWEST, find_one_piece, keep_one_piece_
+from uncol.inference.one_piece import FEWEST_SCANS, find_one_piece, keep_one_piece_
 from uncol.uncertainty.maps import entropy, most_probable
 
 HEART = {"rv": 1, "lv": 2}
@@ -26,7 +26,7 @@ def with_stray(value: int, *, count: int) -> np.ndarray:
 
 
 def test_what_is_one_piece_everywhere_is_single_together_and_alone() -> None:
-    assert find_one_piece([heart()] * FEWEST, HEART) == (TOGETHER, (1,), (2,))
+    assert find_one_piece([heart()] * FEWEST_SCANS, HEART) == (TOGETHER, (1,), (2,))
 
 
 def test_one_scan_with_two_pieces_is_enough() -> None:
@@ -41,7 +41,7 @@ def test_a_voxel_beside_the_rest_is_a_slip_of_the_hand() -> None:
 def test_a_small_label_apart_from_a_large_one_is_no_slip() -> None:
     label = np.zeros((30, 30, 30), dtype=np.uint8)
     label[:25, :25, :25], label[27:, 27:, 27:] = 1, 2
-    assert find_one_piece([label] * FEWEST, HEART) == ((1,), (2,))
+    assert find_one_piece([label] * FEWEST_SCANS, HEART) == ((1,), (2,))
 
 
 def test_labels_that_no_scan_holds_together_are_not_one_piece_together() -> None:
@@ -52,7 +52,7 @@ def test_labels_that_no_scan_holds_together_are_not_one_piece_together() -> None
 def test_few_scans_tell_nothing_and_parts_of_scans_neither() -> None:
     part = heart()
     part[:, :, 7] = IGNORE_VALUE
-    scans = [heart()] * (FEWEST - 1)
+    scans = [heart()] * (FEWEST_SCANS - 1)
     assert find_one_piece(scans, HEART) == ()
     assert find_one_piece([*scans, part], HEART) == ()
     assert find_one_piece([*scans, np.zeros_like(part)], HEART) == ()
@@ -61,7 +61,7 @@ def test_few_scans_tell_nothing_and_parts_of_scans_neither() -> None:
 def test_pieces_that_touch_at_a_corner_are_one() -> None:
     label = np.zeros((4, 4, 4), dtype=np.uint8)
     label[:2, :2, :2] = label[2:, 2:, 2:] = 1
-    assert find_one_piece([label] * FEWEST, {"it": 1}) == ((1,),)
+    assert find_one_piece([label] * FEWEST_SCANS, {"it": 1}) == ((1,),)
 
 
 def probabilities(label: np.ndarray, sure: float = 0.8) -> torch.Tensor:

@@ -18,8 +18,8 @@ from uncol.inference.outputs import (
     bands,
     overlay,
     segment,
-    summary,
 )
+from uncol.inference.summary import summarize
 from uncol.networks.student import StudentOutput
 from uncol.uncertainty.calibration import Band, Calibration
 from uncol.uncertainty.quality import fit_quality
@@ -35,6 +35,11 @@ class ByIntensity(nn.Module):
     def forward(self, image: torch.Tensor) -> StudentOutput:
         logits = torch.cat([-40 * image, 20 - abs(image - 0.75) * 40, 40 * (image - 1.5)], dim=1)
         return StudentOutput(logits[:, None].expand(-1, 4, -1, -1, -1, -1), image, [])
+
+
+def summary(result, labels, calibration, *, version):
+    """What a client gets."""
+    return summarize(result, labels, calibration, version=version).model_dump(mode="json")
 
 
 def ball(shape: tuple[int, int, int], spacing: np.ndarray) -> np.ndarray:
@@ -117,7 +122,7 @@ def test_a_structure_that_is_single_comes_back_in_one_piece() -> None:
     assert (ask(()).label[:3, :3, :3] == 1).all()
     kept = ask(((1, 2), (1,), (2,)))
     np.testing.assert_array_equal(kept.label, truth)
-    assert kept.found["body"].voxels == (truth == 1).sum()
+    assert kept.by_label["body"].voxels == (truth == 1).sum()
 
 
 @pytest.mark.parametrize("extension", [".nii.gz", ".nrrd", ".mha"])
@@ -170,7 +175,7 @@ def test_temperatures_change_the_map_and_not_the_label() -> None:
     raw, soft = run(scan, space), run(scan, space, Calibration(temperatures=(4.0, 6.0, 0.5)))
     np.testing.assert_array_equal(raw.label, soft.label)
     assert not np.allclose(soft.uncertainty, raw.uncertainty, atol=0.01)
-    assert soft.found["body"].confidence == raw.found["body"].confidence
+    assert soft.by_label["body"].confidence == raw.by_label["body"].confidence
 
 
 def test_calibrated_thresholds_make_the_bands() -> None:
@@ -235,8 +240,8 @@ def test_a_label_that_is_missed_is_never_accepted() -> None:
     values = {name: [0.90, 0.92, 0.95, 0.99] for name in LABELS}
     calibration = Calibration(quality=fit_quality(values, values, values))
     whole = summary(result, LABELS, calibration, version=1)["quality"]
-    found = {**result.found, "core": LabelFound(float("nan"), 0.0, 0)}
-    lacking = summary(replace(result, found=found), LABELS, calibration, version=1)["quality"]
+    found = {**result.by_label, "core": LabelFound(float("nan"), 0.0, 0)}
+    lacking = summary(replace(result, by_label=found), LABELS, calibration, version=1)["quality"]
     assert whole["band"] == "accept"
     assert lacking["dice"] < 0.51
     assert lacking["band"] == "redo"

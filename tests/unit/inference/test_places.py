@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from uncol.data.masks import extent
 from uncol.data.scan import LPS_TO_RAS, Grid
-from uncol.inference.places import FEWEST, MOST, find_places
+from uncol.inference.places import FEWEST_PLACES, MOST_PLACES, find_places
 
 LABELS = {"a": 1, "b": 2}
 GRID = Grid((40, 36, 24), np.diag([1.0, 1.0, 2.0, 1.0]))
@@ -47,7 +47,7 @@ def test_where_everything_is_sure_there_is_no_place() -> None:
 def test_places_are_few_ranked_and_never_overlap(spots) -> None:
     label, error = scan(*(((i, j, k), height) for i, j, k, height in spots))
     found = find_places(label, error, GRID, LABELS)
-    assert 1 <= len(found) <= MOST
+    assert 1 <= len(found) <= MOST_PLACES
     assert [p.errors for p in found] == sorted((p.errors for p in found), reverse=True)
     taken = np.zeros(GRID.shape, dtype=int)
     for place in found:
@@ -55,7 +55,7 @@ def test_places_are_few_ranked_and_never_overlap(spots) -> None:
         assert place.box[2].start <= place.slice < place.box[2].stop
     assert taken.max() == 1
     left = float(np.where(taken == 0, error, 0).sum())
-    assert len(found) >= FEWEST or left < 0.5 + 27 * len(spots) * 0.5
+    assert len(found) >= FEWEST_PLACES or left < 0.5 + 27 * len(spots) * 0.5
 
 
 @given(
@@ -69,7 +69,7 @@ def test_the_box_lies_in_lps_where_the_voxels_are(order, flips) -> None:
     label, error = scan(((20, 20, 10), 0.5))
     grid = Grid(GRID.shape, affine)
     (place,) = find_places(label, error, grid, LABELS)
-    told = place.as_reply(grid)
+    told = place.in_mm(grid).model_dump()
     centre = [(part.start + part.stop - 1) / 2 for part in place.box]
     ras = affine @ [*centre, 1.0]
     np.testing.assert_allclose(told["center_mm"], (LPS_TO_RAS @ ras)[:3])

@@ -4,7 +4,7 @@ import pytest
 
 from uncol.data.cases import Case
 from uncol.errors import RequestError
-from uncol.training.fit import package_versions
+from uncol.packages import package_versions
 from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
 from uncol.training.verify import verify

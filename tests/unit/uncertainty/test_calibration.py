@@ -10,7 +10,6 @@ from uncol.uncertainty.calibration import (
     Calibration,
     Voxels,
     blend,
-    entropy_of,
     error_curve,
     error_rates,
     find_bands,
@@ -19,6 +18,7 @@ from uncol.uncertainty.calibration import (
     tempered,
 )
 from uncol.uncertainty.maps import entropy, most_probable, temper_
+from uncol.uncertainty.measure import row_uncertainty
 
 
 def voxels(sharpness: float, *, count: int = 40_000, classes: int = 3, seed: int = 0) -> Voxels:
@@ -81,12 +81,12 @@ def test_tempering_never_changes_the_label_and_both_ways_agree(temperatures) -> 
     temper_(volume, most_probable(volume), temperatures)
     np.testing.assert_allclose(volume.reshape(3, -1).T.numpy(), found, atol=2e-5)
     flat = entropy(volume, dim=0).reshape(-1).numpy()
-    np.testing.assert_allclose(flat, entropy_of(found), atol=1e-4)
+    np.testing.assert_allclose(flat, row_uncertainty(found), atol=1e-4)
 
 
 def test_the_curve_says_how_many_are_wrong() -> None:
     seen = voxels(1.0)
-    unsure = entropy_of(seen.probs)
+    unsure = row_uncertainty(seen.probs)
     calibration = Calibration(curve=error_curve(unsure, seen.label != seen.truth))
     for low in (0.2, 0.5, 0.8):
         inside = (unsure > low) & (unsure < low + 0.1)
@@ -97,7 +97,7 @@ def test_the_curve_says_how_many_are_wrong() -> None:
 
 def test_bands_begin_where_the_error_does_and_state_it() -> None:
     seen = voxels(1.0)
-    unsure, wrong = entropy_of(seen.probs), (seen.label != seen.truth).astype(float)
+    unsure, wrong = row_uncertainty(seen.probs), (seen.label != seen.truth).astype(float)
     curve = error_curve(unsure, wrong)
     high, medium = find_bands(curve, unsure, wrong)
     assert 0 < medium.threshold < high.threshold < 1

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uncol.uncertainty.quality import fit_line, fit_quality, risk_coverage, verdict
+from uncol.uncertainty.quality import fit_line, fit_quality, quality_band, risk_coverage
 
 
 def cases(count: int, seed: int, *, slope: float = 1.0, noise: float = 0.03):
@@ -82,7 +82,7 @@ def test_bands_say_how_their_cases_turned_out() -> None:
 
 
 def test_verdicts() -> None:
-    assert [verdict(value) for value in (0.9, 0.85, 0.8, 0.7, 0.5)] == [
+    assert [quality_band(value) for value in (0.9, 0.85, 0.8, 0.7, 0.5)] == [
         *("accept", "accept", "check", "check", "redo")
     ]
 

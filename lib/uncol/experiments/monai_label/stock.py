@@ -159,5 +159,5 @@ def _unet(classes: int) -> nn.Module:
 
 
 def _slide(inputs: torch.Tensor, network: nn.Module, *_: Any, **__: Any) -> torch.Tensor:
-    found: torch.Tensor = sliding_window_inference(inputs, CROP, 4, network, overlap=0.25)
-    return found
+    logits: torch.Tensor = sliding_window_inference(inputs, CROP, 4, network, overlap=0.25)
+    return logits

@@ -26,7 +26,7 @@ class GeneralistEntry:
 
     Attributes:
         text: what it is.
-        downloaded: whether its weights are fetched; its file then says where from, as `WEIGHTS`.
+        downloaded: whether its weights are fetched; its file then says where from, in `download`.
     """
 
     text: str
@@ -64,8 +64,8 @@ def load_foundation_model(
 
 def download_of(name: str) -> Download:
     """Return where a generalist's weights come from; its entry must say that they are fetched."""
-    weights: Download = _module(name).WEIGHTS
-    return weights
+    download: Download = _module(name).download()
+    return download
 
 
 def _module(name: str) -> ModuleType:

@@ -8,13 +8,18 @@ from typing import Any
 from uncol.generalist.models.sam2d import Sam2D
 from uncol.networks.weights import Download, fetch, load_checkpoint, verified_digest
 
-WEIGHTS = Download(
+MEDSAM_WEIGHTS = Download(
     name="medsam_vit_b.pth",
     url="https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
     sha256=None,
     size=375_049_145,
 )
-DISTILLED_BLOCKS = (5, 11)
+MEDSAM_BLOCKS = (5, 11)
+
+
+def download() -> Download:
+    """Return where the weights come from."""
+    return MEDSAM_WEIGHTS
 
 
 def load(weights: Path | None, weights_dir: Path) -> Sam2D:
@@ -25,7 +30,7 @@ def load(weights: Path | None, weights_dir: Path) -> Sam2D:
     """
     from segment_anything import sam_model_registry  # noqa: PLC0415 - slow import
 
-    path = weights or fetch(WEIGHTS, weights_dir)
+    path = weights or fetch(MEDSAM_WEIGHTS, weights_dir)
     network = sam_model_registry["vit_b"](checkpoint=None)
     load_checkpoint(network, path)
     return wrap(network, fingerprint=verified_digest(path, None))
@@ -34,7 +39,7 @@ def load(weights: Path | None, weights_dir: Path) -> Sam2D:
 def wrap(network: Any, *, fingerprint: str) -> Sam2D:
     """Make a generalist of a SAM network of any size."""
     encoder = network.image_encoder
-    blocks = [encoder.blocks[min(b, len(encoder.blocks) - 1)] for b in DISTILLED_BLOCKS]
+    blocks = [encoder.blocks[min(b, len(encoder.blocks) - 1)] for b in MEDSAM_BLOCKS]
     width = encoder.pos_embed.shape[-1]
     return Sam2D(
         network,

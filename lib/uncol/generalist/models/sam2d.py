@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uncol.generalist.models.hooks import keeper
+from uncol.generalist.models.hooks import decode, kept_outputs
 from uncol.generalist.models.protocol import Encoded, Prompted, Prompts
 from uncol.networks.arithmetic import fast_arithmetic
 
-PREPROCESSING = "min-max, 3 channels, v1"
+SAM_2D_PREPROCESSING = "min-max, 3 channels, v1"
 
 
 class Sam2D:
@@ -48,28 +48,16 @@ class Sam2D:
         self.name = name
         self.side = side
         self.hidden_channels = hidden_channels
-        self.fingerprint = f"{fingerprint}; {PREPROCESSING}"
+        self.fingerprint = f"{fingerprint}; {SAM_2D_PREPROCESSING}"
         self._states = states
 
     @torch.no_grad()
     def encode(self, views: Tensor, *, raw: bool = False) -> Encoded:
         """Encode `(B, 1, side, side)`; each view is scaled to [0, 1] and put on 3 channels."""
-        kept: dict[int, Tensor] = {}
-        handles = [
-            module.register_forward_hook(keeper(kept, index))
-            for index, module in enumerate(self._states)
-        ]
-        try:
-            with fast_arithmetic(views.device):
-                colour = (views if raw else _unit(views)).expand(-1, 3, -1, -1)
-                image = self.network.image_encoder(
-                    colour.contiguous(memory_format=torch.channels_last)
-                )
-        finally:
-            for handle in handles:
-                handle.remove()
-        hidden = tuple(_as_grid(kept[index]).float() for index in sorted(kept))
-        return Encoded(image.float(), hidden)
+        with kept_outputs(self._states) as states, fast_arithmetic(views.device):
+            colour = (views if raw else _unit(views)).expand(-1, 3, -1, -1)
+            image = self.network.image_encoder(colour.contiguous(memory_format=torch.channels_last))
+        return Encoded(image.float(), tuple(_as_grid(state).float() for state in states))
 
     @torch.no_grad()
     def prompt(self, image: Tensor, prompts: Prompts) -> Prompted:
@@ -82,24 +70,7 @@ class Sam2D:
         if prompts.clicks is not None and prompts.kinds is not None:
             points = (prompts.clicks.flip(-1).to(image), prompts.kinds.to(image.device))
         sparse, dense = self.network.prompt_encoder(points=points, boxes=boxes, masks=None)
-        tokens: dict[int, Any] = {}
-        decoder = self.network.mask_decoder
-        handle = decoder.transformer.register_forward_hook(keeper(tokens, 0))
-        try:
-            logits, quality = decoder(
-                image_embeddings=image,
-                image_pe=self.network.prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=False,
-            )
-        finally:
-            handle.remove()
-        channels, rows, columns = image.shape[1:]
-        source = tokens[0][1].transpose(1, 2)  # (n, N, D) -> (n, D, N)
-        return Prompted(
-            logits[:, 0], source.reshape(-1, channels, rows, columns), quality.flatten()
-        )
+        return decode(self.network, image, sparse, dense)
 
 
 def _unit(views: Tensor) -> Tensor:

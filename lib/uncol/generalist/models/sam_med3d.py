@@ -8,17 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uncol.generalist.models.hooks import keeper
+from uncol.generalist.models.hooks import decode, kept_outputs
 from uncol.generalist.models.protocol import Encoded, Prompted, Prompts
 from uncol.networks.weights import Download, fetch, load_checkpoint, verified_digest
 
-WEIGHTS = Download(
+SAM_MED3D_WEIGHTS = Download(
     name="sam_med3d_turbo.pth",
     url="https://huggingface.co/blueyo0/SAM-Med3D/resolve/main/sam_med3d_turbo.pth",
     sha256=None,
 )
-DISTILLED_BLOCKS = (3, 7, 11)
-PREPROCESSING = "z-score over positive voxels, v1"
+SAM_MED3D_BLOCKS = (3, 7, 11)
+SAM_MED3D_PREPROCESSING = "z-score over positive voxels, v1"
+
+
+def download() -> Download:
+    """Return where the weights come from."""
+    return SAM_MED3D_WEIGHTS
 
 
 def load(weights: Path | None, weights_dir: Path) -> SamMed3D:
@@ -29,7 +34,7 @@ def load(weights: Path | None, weights_dir: Path) -> SamMed3D:
     """
     from medim.models.sam_med3d import build_sam3D_vit_b_ori  # noqa: PLC0415 - slow import
 
-    path = weights or fetch(WEIGHTS, weights_dir)
+    path = weights or fetch(SAM_MED3D_WEIGHTS, weights_dir)
     network = build_sam3D_vit_b_ori()
     load_checkpoint(network, path, entry="model_state_dict")
     return SamMed3D(network, fingerprint=verified_digest(path, None))
@@ -48,10 +53,10 @@ class SamMed3D:
         encoder = network.image_encoder
         self.side = encoder.img_size
         depth = len(encoder.blocks)
-        self._states = [encoder.blocks[min(b, depth - 1)] for b in DISTILLED_BLOCKS]
+        self._states = [encoder.blocks[min(b, depth - 1)] for b in SAM_MED3D_BLOCKS]
         self.hidden_channels = (encoder.blocks[0].norm1.normalized_shape[0],) * len(self._states)
         self.token_channels = network.prompt_encoder.embed_dim
-        self.fingerprint = f"{fingerprint}; {PREPROCESSING}"
+        self.fingerprint = f"{fingerprint}; {SAM_MED3D_PREPROCESSING}"
 
     @torch.no_grad()
     def encode(self, views: Tensor, *, raw: bool = False) -> Encoded:
@@ -60,16 +65,9 @@ class SamMed3D:
         The released code z-scores over x > 0 of the raw scan; views are already normalized, so
         that set is "above the view's minimum".
         """
-        kept: dict[int, Any] = {}
-
-        handles = [m.register_forward_hook(keeper(kept, i)) for i, m in enumerate(self._states)]
-        try:
+        with kept_outputs(self._states) as states:
             image = self.network.image_encoder(views if raw else _z_score(views))
-        finally:
-            for handle in handles:
-                handle.remove()
-        hidden = tuple(kept[index].permute(0, 4, 1, 2, 3) for index in sorted(kept))
-        return Encoded(image, hidden)
+        return Encoded(image, tuple(state.permute(0, 4, 1, 2, 3) for state in states))
 
     @torch.no_grad()
     def prompt(self, image: Tensor, prompts: Prompts) -> Prompted:
@@ -86,22 +84,7 @@ class SamMed3D:
             boxes=None,
             masks=memory[:, None],
         )
-        tokens: dict[int, Any] = {}
-        decoder = self.network.mask_decoder
-
-        handle = decoder.transformer.register_forward_hook(keeper(tokens, 0))
-        try:
-            logits, quality = decoder(
-                image_embeddings=image.expand(count, -1, -1, -1, -1),
-                image_pe=self.network.prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=False,
-            )
-        finally:
-            handle.remove()
-        source = tokens[0][1].transpose(1, 2).reshape(count, image.shape[1], *image.shape[2:])
-        return Prompted(logits[:, 0], source, quality.flatten())
+        return decode(self.network, image.expand(count, -1, -1, -1, -1), sparse, dense)
 
 
 def _z_score(views: Tensor) -> Tensor:

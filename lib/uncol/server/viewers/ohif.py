@@ -44,10 +44,10 @@ def mend_ohif() -> None:
     def mended(name: str) -> str | None:
         """Return a script as it should be; None if nothing is wrong with it."""
         text = (folder / name).read_text(encoding="utf-8")
-        found = [before for before in OHIF_MENDS if before in text]
-        for before in found:
+        wrong = [before for before in OHIF_MENDS if before in text]
+        for before in wrong:
             text = text.replace(before, OHIF_MENDS[before])
-        return text if found else None
+        return text if wrong else None
 
     scripts = {path.name for path in folder.glob("*.js")}
 

@@ -1,0 +1,37 @@
+"""Which versions compute a result: what manifests keep and benchmarks print."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Mapping
+
+PACKAGES = ("torch", "monai", "monailabel", "numpy", "uncol")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of what decides a result; `source` for what is not installed."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def report_header(**measured: object) -> dict[str, object]:
+    """Return what a benchmark prints first: command, versions, machine, and what it measures.
+
+    Args:
+        measured: seed, data and the like, by name.
+    """
+    header: Mapping[str, object] = {
+        "command": " ".join(sys.argv),
+        **measured,
+        "machine": platform.processor() or platform.machine(),
+        "versions": package_versions(),
+    }
+    return dict(header)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "source"
