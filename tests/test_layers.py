@@ -2,7 +2,12 @@
 
 import ast
 import graphlib
+import os
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 LIB = Path(__file__).parents[1] / "lib" / "uncol"
 BASE = {"__init__", "__version__", "errors", "types", "round_settings", "packages"}
@@ -96,3 +101,62 @@ def test_the_app_folder_defines_nothing() -> None:
     main = LIB.parents[1] / "apps" / "uncol" / "main.py"
     kinds = {type(node) for node in ast.parse(main.read_text()).body}
     assert kinds <= {ast.Expr, ast.Import, ast.ImportFrom, ast.Assign}
+
+
+def loaded_by(statement: str, names: tuple[str, ...]) -> list[str]:
+    """Return which of some packages a fresh interpreter loads by a statement."""
+    below = tuple(f"{name}." for name in names)
+    code = (
+        f"import sys; {statement}; "
+        f"print(*[m for m in sys.modules if m in {names} or m.startswith({below})])"
+    )
+    made = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(LIB.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return made.stdout.split()
+
+
+def test_serving_loads_neither_training_nor_calibration_nor_the_generalist() -> None:
+    never = ("uncol.training", "uncol.calibration", "uncol.generalist")
+    assert loaded_by("import uncol.tasks.infer", never) == []
+
+
+HELP = "import uncol.cli.app as c; c.app({}, standalone_mode=False)"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["models", "list", "--help"],
+        ["benchmark", "ssl", "--help"],
+        ["simulate", "--help"],
+    ],
+    ids=" ".join,
+)
+def test_help_loads_neither_torch_nor_monai(arguments: list[str]) -> None:
+    silent = "import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()): "
+    statement = f"exec({silent + HELP.format([*arguments, '--help'])!r})"
+    assert loaded_by(statement, ("torch", "monai", "monailabel", "SimpleITK", "nibabel")) == []
+
+
+def test_shell_completion_loads_neither_torch_nor_monai() -> None:
+    asked = {"_UNCOL_COMPLETE": "complete_bash", "COMP_WORDS": "uncol mod", "COMP_CWORD": "1"}
+    code = (
+        "import sys, atexit, uncol.cli.app as c\n"
+        "atexit.register(lambda: print('LOADED', *{'torch', 'monai'} & sys.modules.keys()))\n"
+        "c.app(prog_name='uncol')"
+    )
+    made = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **asked, "PYTHONPATH": str(LIB.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "models" in made.stdout
+    assert made.stdout.splitlines()[-1].split() == ["LOADED"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -125,33 +125,30 @@ def parse_settings(conf: Mapping[str, str]) -> tuple[Settings, list[str]]:
         SettingsError: one or more pairs are wrong; the message lists every one.
     """
     mistakes = [_unknown(key) for key in conf if key not in KNOWN and key not in HABITS]
+    values: dict[str, object] = {}
+    for key, parse in PARSERS.items():
+        if key in conf:
+            try:
+                values[key] = parse(conf[key])
+            except ValueError as error:
+                mistakes.append(f"{key}: {error}")
+    if mistakes:
+        listed = "\n".join(f"  - {mistake}" for mistake in mistakes)
+        raise SettingsError(f"Settings (--conf) with mistakes:\n{listed}")
+    return Settings.model_validate(values), _notes(conf)
+
+
+def _notes(conf: Mapping[str, str]) -> list[str]:
     notes = [
         f"--conf {key}: accepted, but does nothing in this app."
         for key in sorted(set(conf) & HABITS - {"server_mode"})
     ]
-    values: dict[str, object] = {key: conf[key] for key in (*CHOICES, *NUMBERS) if key in conf}
-    mistakes += [_not_allowed(key, str(value)) for key, value in values.items()]
-    mistakes = [mistake for mistake in mistakes if mistake]
-    if "labels" in conf:
-        try:
-            values["labels"] = _labels(conf["labels"])
-        except ValueError as error:
-            mistakes.append(f"labels: {error}")
-    else:
+    if "labels" not in conf:
         notes.append(
             "No labels given: there is one, called 'target'. Name yours with "
             '--conf labels "liver,spleen".'
         )
-    if "teacher_weights" in conf:
-        values["teacher_weights"] = Path(conf["teacher_weights"]).expanduser()
-        if not Path(conf["teacher_weights"]).expanduser().is_file():
-            mistakes.append(f"teacher_weights: there is no file {conf['teacher_weights']}.")
-    if "model_dir" in conf:
-        values["model_dir"] = Path(conf["model_dir"]).expanduser().absolute()
-    if mistakes:
-        listed = "\n".join(f"  - {mistake}" for mistake in mistakes)
-        raise SettingsError(f"Settings (--conf) with mistakes:\n{listed}")
-    return Settings.model_validate(values), notes
+    return notes
 
 
 def _unknown(key: str) -> str:
@@ -160,32 +157,27 @@ def _unknown(key: str) -> str:
     return f"{key}: unknown setting; {hint}"
 
 
-def _not_allowed(key: str, value: str) -> str:
-    if key in CHOICES:
-        allowed = CHOICES[key]
-        return "" if value in allowed else f"{key}: '{value}' is not one of {', '.join(allowed)}."
-    least, most = NUMBERS[key]
-    if value.isdecimal() and least <= int(value) <= most:
-        return ""
-    return f"{key}: '{value}' is not a whole number from {least} to {most}."
+def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"'{text}' is not one of {', '.join(allowed)}.")
+        return text
+
+    return parse
+
+
+def _whole_number(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isdecimal() and least <= int(text) <= most):
+            raise ValueError(f"'{text}' is not a whole number from {least} to {most}.")
+        return int(text)
+
+    return parse
 
 
 def _labels(text: str) -> dict[str, int]:
-    if text.lstrip().startswith("{"):
-        try:
-            labels = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f'not JSON ({error}); write "a,b" or {{"a":1,"b":2}}.') from None
-    else:
-        names = [name.strip() for name in text.split(",")]
-        if len(set(names)) != len(names):
-            raise ValueError("a name stands there twice.")
-        labels = {name: value for value, name in enumerate(names, start=1)}
-    if not labels or not all(isinstance(n, str) and n.strip() for n in labels):
-        raise ValueError('at least one name is needed, none of them empty: "a,b".')
-    reserved = [n for n in labels if n.lower() in RESERVED]
-    if reserved:
-        raise ValueError(f"'{reserved[0]}' is reserved; list only the structures to segment.")
+    labels = _from_json(text) if text.lstrip().startswith("{") else _from_names(text)
+    _check_names(labels)
     if sorted(labels.values()) != list(range(1, len(labels) + 1)):
         raise ValueError(
             f"values must be 1 to {len(labels)} without gaps (Slicer numbers segments by "
@@ -194,3 +186,46 @@ def _labels(text: str) -> dict[str, int]:
     if len(labels) > MAX_LABELS:
         raise ValueError(f"{len(labels)} labels; at most {MAX_LABELS} are possible.")
     return dict(sorted(labels.items(), key=lambda item: item[1]))
+
+
+def _check_names(labels: Mapping[str, int]) -> None:
+    if not labels or not all(isinstance(n, str) and n.strip() for n in labels):
+        raise ValueError('at least one name is needed, none of them empty: "a,b".')
+    reserved = [n for n in labels if n.lower() in RESERVED]
+    if reserved:
+        raise ValueError(f"'{reserved[0]}' is reserved; list only the structures to segment.")
+
+
+def _from_json(text: str) -> dict[str, int]:
+    try:
+        labels: dict[str, int] = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f'not JSON ({error}); write "a,b" or {{"a":1,"b":2}}.') from None
+    return labels
+
+
+def _from_names(text: str) -> dict[str, int]:
+    names = [name.strip() for name in text.split(",")]
+    if len(set(names)) != len(names):
+        raise ValueError("a name stands there twice.")
+    return {name: value for value, name in enumerate(names, start=1)}
+
+
+def _file(text: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise ValueError(f"there is no file {text}.")
+    return path
+
+
+def _folder(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+PARSERS: dict[str, Callable[[str], object]] = {
+    **{key: _one_of(allowed) for key, allowed in CHOICES.items()},
+    **{key: _whole_number(*bounds) for key, bounds in NUMBERS.items()},
+    "labels": _labels,
+    "teacher_weights": _file,
+    "model_dir": _folder,
+}

@@ -21,7 +21,8 @@ import pytest
 import torch
 
 from uncol.data.scan import read_label
-from uncol.datastores.studies import UncolDatastore, cases_of
+from uncol.datastores.pool import cases_of
+from uncol.datastores.studies import UncolDatastore
 from uncol.round_settings import RoundSettings
 from uncol.selection.scores import scores_of
 from uncol.selection.survey import survey

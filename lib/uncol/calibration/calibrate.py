@@ -10,10 +10,10 @@ that and from its own predictions on unlabeled cases.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from uncol.calibration.evidence import Evidence, Judge, read_voxels
+from uncol.calibration.evidence import CasePrediction, Evidence, Judge, read_voxels
 from uncol.calibration.label_check import Doubt
 from uncol.data.cases import Case
 from uncol.data.prepared import TrainingCase
@@ -79,30 +79,51 @@ def calibrate(
     if notes.calibration.exists():
         return read_calibration(store, version)
     student, manifest = store.load(version)
-    known = [case for case in cases if case.label is not None]
-    held_out = [case for case in known if case.name in manifest.cases["held_out"]]
-    trained = [case for case in known if case.name in manifest.cases["labeled"]]
     judge = Judge(manifest, settings, notes, reporter)
-    if len(held_out) >= FEWEST_HELD_OUT:
-        source, loaded = "held_out", judge.load(held_out + trained)
-        judge.look(loaded, student.to(settings.device))
-        own = None
-    elif len(trained) >= FEWEST_LABELED:
-        source, held_out = "cross_fit", trained
-        loaded = judge.load(trained)
-        _cross_fit(judge, loaded)
-        own = _look_at_own(judge, [c for c in cases if c.label is None], loaded, student)
-    else:
-        source, held_out, own = "none", [], None
-    names = {case.name for case in held_out}
+    judges = _judge_pool(judge, cases, student)
     evidence = judge.evidence.read()
-    judged = {name: one for name, one in evidence.items() if name in names}
-    calibration = fit(judged, notes, manifest.labels, own=own, source=source)
+    judged = {name: one for name, one in evidence.items() if name in judges.names}
+    calibration = fit(judged, notes, manifest.labels, own=judges.own, source=judges.source)
     doubts = [one.doubt for one in evidence.values() if one.doubt is not None]
     doubts.sort(key=lambda doubt: -doubt.share)
     write_json(notes.doubts, [doubt.model_dump() for doubt in doubts])
     write_text(notes.calibration, calibration.model_dump_json())
     return calibration
+
+
+@dataclass(frozen=True)
+class _Judges:
+    """Which cases count in a calibration, and how the published student itself predicts."""
+
+    source: str
+    names: frozenset[str]
+    own: Own | None
+
+
+def _judge_pool(judge: Judge, cases: Sequence[Case], student: Student) -> _Judges:
+    """Judge a student, or others of its kind, on annotated cases that the version knows."""
+    held_out, trained = (_annotated(cases, judge, part) for part in ("held_out", "labeled"))
+    if len(held_out) >= FEWEST_HELD_OUT:
+        judge.look(judge.load(held_out + trained), student.to(judge.settings.device))
+        return _Judges("held_out", _names(held_out), None)
+    if len(trained) >= FEWEST_LABELED:
+        loaded = judge.load(trained)
+        _cross_fit(judge, loaded)
+        unlabeled = [case for case in cases if case.label is None]
+        return _Judges(
+            "cross_fit", _names(trained), _look_at_own(judge, unlabeled, loaded, student)
+        )
+    return _Judges("none", frozenset(), None)
+
+
+def _annotated(cases: Sequence[Case], judge: Judge, part: str) -> list[Case]:
+    """Return the annotated cases of a part of the version's pool."""
+    names = judge.manifest.cases[part]
+    return [case for case in cases if case.label is not None and case.name in names]
+
+
+def _names(cases: Sequence[Case]) -> frozenset[str]:
+    return frozenset(case.name for case in cases)
 
 
 @dataclass(frozen=True)
@@ -179,17 +200,21 @@ def _look_at_own(
     student = student.to(judge.settings.device)
     some = sorted(unlabeled, key=lambda case: case.name)
     some = some[:: max(1, len(some) // OWN_CASES)][:OWN_CASES]
-    seen = [judge.see(case, student) for case in judge.read(some)]
-    known = [judge.see(case, student) for case in learned]
-    if not any(len(one.voxels.truth) for one in seen) or not known:
+    unseen = _seen_by(judge, judge.read(some), student)
+    known = _seen_by(judge, learned, student)
+    if not any(len(one.voxels.truth) for one in unseen) or not known:
         return None
     return Own(
-        probs=join([one.voxels for one in seen]).probs,
-        confidence=_by_label([one.confidence for one in seen]),
+        probs=join([one.voxels for one in unseen]).probs,
+        confidence=_by_label([one.confidence for one in unseen]),
         learned=join([one.voxels for one in known]),
         learned_confidence=_by_label([one.confidence for one in known]),
         learned_dice=_by_label([one.dice for one in known]),
     )
+
+
+def _seen_by(judge: Judge, cases: Iterable[TrainingCase], student: Student) -> list[CasePrediction]:
+    return [judge.see(case, student) for case in cases]
 
 
 def _cross_fit(judge: Judge, cases: Sequence[TrainingCase]) -> None:

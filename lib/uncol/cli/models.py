@@ -27,8 +27,8 @@ def models_list(
 
     from uncol.versions.report import list_versions
 
-    made = Column("made", no_wrap=True)
-    table = Table("version", "", made, "labeled", "held out", "Dice (95 %)", "gate")
+    version, served, made = (Column(title, no_wrap=True) for title in ("version", "", "made"))
+    table = Table(version, served, made, "labeled", "held out", "Dice (95 %)", "gate")
     for line in list_versions(_store(model_dir)):
         dice = "" if line.dice is None else f"{line.dice:.3f}"
         if line.interval:
@@ -84,7 +84,8 @@ def models_verify(
     model_dir: Annotated[Path, options.MODEL_DIR_OPTION] = options.DEFAULT_MODEL_DIR,
 ) -> None:
     """Score a version again on its held-out cases, with the labels of then, and compare."""
-    from uncol.datastores.studies import UncolDatastore, cases_of
+    from uncol.datastores.pool import cases_of
+    from uncol.datastores.studies import UncolDatastore
     from uncol.settings import Settings
     from uncol.tasks.device import device_of
     from uncol.tasks.scoring import LogReporter

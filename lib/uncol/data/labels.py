@@ -1,7 +1,7 @@
 """Labels as annotators send them become the app's label values.
 
 Slicer writes voxel values in the order of the segments it exports, while the indices it sends
-along count skipped segments too (monailabel.md section 1.7). So values are mapped by position in
+along count skipped segments too (docs/monai-label.md section 1.7). So values are mapped by position in
 the list of segments and by name; the sent index is used only where it is what the voxels hold, and
 always where indices do not ascend, because Slicer's do: another client means what it says.
 """

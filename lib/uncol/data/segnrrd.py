@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,8 @@ def read_seg_nrrd(path: Path, *, case: str) -> tuple[Volume, dict[str, int]]:
         image = sitk.ReadImage(str(path))
     except DAMAGED as error:
         raise LabelError(damaged("label", case, path, error)) from error
-    keys = [match for match in map(SEGMENT_NAME.fullmatch, image.GetMetaDataKeys()) if match]
-    numbers = sorted(int(match.group(1)) for match in keys)
-    if not numbers:
+    segments = _segments(image)
+    if not segments:
         raise LabelError(
             f"The label of case '{case}' is called .seg.nrrd but names no segments ({path}). "
             "Export it from Slicer's Segmentations module."
@@ -45,22 +45,38 @@ def read_seg_nrrd(path: Path, *, case: str) -> tuple[Volume, dict[str, int]]:
     layers = _layers(image)
     _, size_i, size_j, size_k = layers.shape
     label = np.zeros((size_i, size_j, size_k), dtype=np.int32)
-    owners: dict[int, str] = {}
-    for value, number in enumerate(numbers, start=1):
-        name = image.GetMetaData(f"Segment{number}_Name")
-        layer = int(_told(image, number, "Layer", 0))
-        mask = layers[layer] == int(_told(image, number, "LabelValue", 1))
-        other = [owners[int(v)] for v in np.unique(label[mask]) if v]
-        if other:
+    for value, segment in enumerate(segments, start=1):
+        mask = layers[segment.layer] == segment.value
+        owners = [segments[int(v) - 1].name for v in np.unique(label[mask]) if v]
+        if owners:
             raise LabelError(
-                f"In the label of case '{case}' the segments '{other[0]}' and '{name}' overlap. "
-                "Let each voxel belong to one of them: Segment Editor, Masking, Modify other "
-                "segments: Overwrite all."
+                f"In the label of case '{case}' the segments '{owners[0]}' and '{segment.name}' "
+                "overlap. Let each voxel belong to one of them: Segment Editor, Masking, Modify "
+                "other segments: Overwrite all."
             )
         label[mask] = value
-        owners[value] = name
     grid = Grid((size_i, size_j, size_k), affine_from_itk(image))
-    return Volume(label, grid), {name: value for value, name in owners.items()}
+    return Volume(label, grid), {one.name: value for value, one in enumerate(segments, start=1)}
+
+
+@dataclass(frozen=True)
+class _Segment:
+    name: str
+    layer: int
+    value: int
+
+
+def _segments(image: sitk.Image) -> list[_Segment]:
+    """Return the segments that the header names, in the file's order."""
+    keys = [match for match in map(SEGMENT_NAME.fullmatch, image.GetMetaDataKeys()) if match]
+    return [
+        _Segment(
+            image.GetMetaData(f"Segment{number}_Name"),
+            int(_header_value(image, number, "Layer", 0)),
+            int(_header_value(image, number, "LabelValue", 1)),
+        )
+        for number in sorted(int(match.group(1)) for match in keys)
+    ]
 
 
 def _layers(image: sitk.Image) -> Array:
@@ -69,6 +85,6 @@ def _layers(image: sitk.Image) -> Array:
     return np.asarray(array.T if array.ndim == 4 else array.T[None])
 
 
-def _told(image: sitk.Image, number: int, word: str, default: int) -> str:
+def _header_value(image: sitk.Image, number: int, word: str, default: int) -> str:
     key = f"Segment{number}_{word}"
     return str(image.GetMetaData(key)) if image.HasMetaDataKey(key) else str(default)

@@ -16,7 +16,6 @@ import functools
 import json
 import logging
 import os
-import re
 import shutil
 import threading
 import time
@@ -26,25 +25,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
-from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.datastore import DefaultLabelTag
 
 from uncol.data.annotation import grid_mismatch
-from uncol.data.cases import Case
-from uncol.data.labels import MARKS, map_label, names_and_indices, segment_values
-from uncol.data.scan import Volume, file_extension, read_grid, read_label, read_scan, write_volume
-from uncol.data.segnrrd import read_seg_nrrd
+from uncol.data.labels import MARKS, map_label
+from uncol.data.scan import file_extension, read_grid, read_scan, write_volume
 from uncol.datastores.history import History
-from uncol.errors import LabelError, RequestError, StorageError, UncolError
+from uncol.datastores.submitted import check_name, read_submitted
+from uncol.errors import LabelError, RequestError, StorageError
 from uncol.storage.files import file_digest
 from uncol.types import Array
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-FILE_NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}")
 NEEDS_PACS = "to_pacs needs a case of a server whose --studies is a PACS."
 
 
@@ -206,7 +202,7 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         self, name: str, filename: str, info: dict[str, Any], partial: Path
     ) -> dict[str, Any]:
         """Write the label in the app's values to `partial`; return its info."""
-        volume, segments = _read_submitted(filename, info.get("label_info") or [], name)
+        volume, segments = read_submitted(filename, info.get("label_info") or [], name)
         grid = read_grid(self.get_image_uri(name), case=name)
         if not volume.grid.matches(grid):
             raise LabelError(grid_mismatch(name, volume.grid.shape, grid.shape))
@@ -320,63 +316,3 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         finally:
             partial.unlink(missing_ok=True)
         self._config_ts = path.stat().st_mtime
-
-
-def _read_submitted(
-    filename: str, label_info: list[dict[str, Any]], case: str
-) -> tuple[Volume, dict[str, int]]:
-    """Return a submitted label and the value of each segment; none if values are the app's own."""
-    kind = file_extension(filename)
-    if kind == ".seg.nrrd":
-        return read_seg_nrrd(Path(filename), case=case)
-    if kind == ".json":
-        raise LabelError(
-            f"What was submitted for case '{case}' are boxes, not a segmentation: Slicer does that "
-            "while a model of boxes is chosen. Choose uncol under Auto Segmentation, submit again."
-        )
-    volume = read_label(filename, case=case)
-    if not label_info:
-        return volume, {}
-    return volume, segment_values(label_info, np.unique(volume.array).tolist(), case)
-
-
-def case_of(store: Datastore, name: str) -> Case:
-    """Return a case of any datastore, with its submitted label if it has one."""
-    image = Path(store.get_image_uri(name))
-    label = store.get_label_by_image_id(name, DefaultLabelTag.FINAL)
-    if not label:
-        return Case(name, image)
-    info = store.get_label_info(label, DefaultLabelTag.FINAL).get("label_info", [])
-    listed = [entry for entry in info if "idx" in entry]
-    segments = dict(zip(*names_and_indices(listed, name), strict=True))
-    path = Path(store.get_label_uri(label, DefaultLabelTag.FINAL))
-    return Case(name, image, path, segments)
-
-
-def cases_of(store: Datastore) -> list[Case]:
-    """Return all cases of a datastore; one whose scan cannot be had is left out, and logged."""
-    cases = []
-    for name in store.list_images():
-        try:
-            cases.append(case_of(store, name))
-        except UncolError as error:
-            logger.warning("Left out: %s", error)
-    return cases
-
-
-def check_name(name: str, kind: str) -> None:
-    """Refuse names that could leave the studies folder.
-
-    Raises:
-        RequestError: the name is empty, too long, hidden, or holds a path separator.
-    """
-    if not FILE_NAME.fullmatch(name or "") or name.startswith("."):
-        raise RequestError(
-            f"'{name}' cannot be an {kind}: it must be a plain file name of at most 200 "
-            "characters, without slashes and not starting with a dot."
-        )
-
-
-def pool_of(datastore: Datastore) -> tuple[set[str], set[str]]:
-    """Return the cases without and with a submitted label."""
-    return set(datastore.get_unlabeled_images()), set(datastore.get_labeled_images())

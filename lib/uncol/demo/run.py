@@ -156,10 +156,6 @@ def _report(
 ) -> None:
     before, after = annotated
     prompted, results = judged
-    table = Table(title="Mean Dice against the true labels")
-    table.add_column("")
-    for name in (*labels, "mean", "cases"):
-        table.add_column(name, justify="right")
     rows = {
         "annotated before training: boxes": [a.dice for a in before],
         "annotated after training: student": [a.dice for a in after],
@@ -167,18 +163,28 @@ def _report(
         "never labeled, after: student, same": [r.dice for r in results[: len(prompted)]],
         "never labeled, after: student, all": [r.dice for r in results],
     }
+    console.print(_dice_table(rows, labels))
+    changed = [np.mean([a.corrected for a in part]) for part in (before, after)]
+    trust = stats.get("trust", {})
+    console.print(
+        f"Voxels to correct per case: {changed[0]:.0f} before training, {changed[1]:.0f} after. "
+        f"Last step: specialist trusted on {trust.get('trust_specialist', 0):.0%} of the "
+        f"unlabeled voxels, generalist on {trust.get('trust_generalist', 0):.0%}."
+    )
+
+
+def _dice_table(
+    rows: Mapping[str, Sequence[Mapping[str, float]]], labels: Mapping[str, int]
+) -> Table:
+    table = Table(title="Mean Dice against the true labels")
+    table.add_column("")
+    for name in (*labels, "mean", "cases"):
+        table.add_column(name, justify="right")
     for title, dices in rows.items():
         means = [float(np.nanmean([dice[name] for dice in dices])) for name in labels]
         shown = [f"{value:.3f}" for value in (*means, float(np.mean(means)))]
         table.add_row(title, *shown, str(len(dices)))
-    console.print(table)
-    changed = [np.mean([a.corrected for a in part]) for part in (before, after)]
-    trust = stats.get("trust", {})
-    console.print(
-        f"Voxels to correct a case: {changed[0]:.0f} before training, {changed[1]:.0f} after. "
-        f"Last step: specialist trusted on {trust.get('trust_specialist', 0):.0%} of the "
-        f"unlabeled voxels, generalist on {trust.get('trust_generalist', 0):.0%}."
-    )
+    return table
 
 
 def _sentence(results: Sequence[Result], minutes: float) -> str:

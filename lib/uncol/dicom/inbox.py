@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -75,14 +75,21 @@ class Inbox:
             for uid, entry in listed.items()
             if uid not in seen and self._failures[uid] < TRIES
         ]
-        for entry in fresh:
-            if entry.uid not in self._looked:
-                if time.monotonic() > until:
-                    return []
-                self._look(entry)
+        if not self._look_at_all(fresh, until=until):
+            return []
         known = [(entry, self._looked[e]) for entry in fresh if (e := entry.uid) in self._looked]
-        known.sort(key=lambda one: one[1].made_at)
+        known.sort(key=lambda pair: pair[1].made_at)
         return [(entry, looked.image) for entry, looked in known if looked.image in scans]
+
+    def _look_at_all(self, entries: Sequence[Entry], *, until: float) -> bool:
+        """Fetch the headers that are not known yet; say whether there was time for all."""
+        for entry in entries:
+            if entry.uid in self._looked:
+                continue
+            if time.monotonic() > until:
+                return False
+            self._look(entry)
+        return True
 
     def failed(self, entry: Entry, error: PacsError) -> bool:
         """Note that the PACS did not give one; says whether it is tried no more."""

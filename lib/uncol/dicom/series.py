@@ -19,6 +19,8 @@ from uncol.types import Array
 UNEVEN = 0.02  # share of the slice distance by which slices may lie unevenly
 SKEW = 0.01  # share of the slice distance by which slices may be shifted against each other
 
+PLACING = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+
 
 @dataclass(frozen=True)
 class Series:
@@ -47,26 +49,14 @@ def open_series(headers: Sequence[Dataset], *, case: str) -> Series:
     """Put the slices of a series in order and work out its grid.
 
     Args:
-        headers: one data set a slice, in any order.
+        headers: one data set per slice, in any order.
         case: the case's name for messages.
 
     Raises:
         ScanError: the slices do not make up one evenly spaced volume.
     """
+    _check_slices(headers, case)
     first = headers[0]
-    if len(headers) == 1 and int(first.get("NumberOfFrames", 1)) > 1:
-        raise ScanError(
-            f"Series '{case}' is one enhanced multi-frame image, which uncol cannot use yet. "
-            "Convert it to single-frame images, or to NIfTI in a studies folder."
-        )
-    for header in headers:
-        missing = [
-            word
-            for word in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-            if header.get(word) is None
-        ]
-        if missing:
-            raise ScanError(f"Series '{case}' is no stack of slices: {', '.join(missing)} missing.")
     directions = np.array([header.ImageOrientationPatient for header in headers], dtype=float)
     sizes = {(header.Rows, header.Columns, *map(float, header.PixelSpacing)) for header in headers}
     if len(sizes) > 1 or np.abs(directions - directions[0]).max() > 1e-3:
@@ -86,6 +76,23 @@ def open_series(headers: Sequence[Dataset], *, case: str) -> Series:
     lps[:3, 3] = positions[order[0]]
     grid = Grid((int(first.Columns), int(first.Rows), len(headers)), LPS_TO_RAS @ lps)
     return Series(tuple(headers[place] for place in order), grid)
+
+
+def _check_slices(headers: Sequence[Dataset], case: str) -> None:
+    """Refuse what is no stack of single slices.
+
+    Raises:
+        ScanError: it is one multi-frame image, or a header lacks what places its slice.
+    """
+    if len(headers) == 1 and int(headers[0].get("NumberOfFrames", 1)) > 1:
+        raise ScanError(
+            f"Series '{case}' is one enhanced multi-frame image, which uncol cannot use yet. "
+            "Convert it to single-frame images, or to NIfTI in a studies folder."
+        )
+    for header in headers:
+        missing = [word for word in PLACING if header.get(word) is None]
+        if missing:
+            raise ScanError(f"Series '{case}' is no stack of slices: {', '.join(missing)} missing.")
 
 
 def read_headers(folder: Path, *, case: str) -> Series:

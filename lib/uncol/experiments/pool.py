@@ -96,21 +96,29 @@ def open_pool(studies: Path, labels: str, *, patient: str = "") -> LabeledPool:
     Raises:
         RequestError: a folder is missing, nothing lies in both, or `patient` is no expression.
     """
-    try:
-        re.compile(patient)
-    except re.error as error:
-        raise RequestError(f"--patient '{patient}' is no regular expression: {error}.") from error
     images, truth = studies / "images", studies / "labels"
     if not images.is_dir() or not truth.is_dir():
         raise RequestError(f"{studies} must hold the folders images/ and labels/.")
     files = sorted(path.name for path in images.iterdir() if (truth / path.name).is_file())
     if not files:
         raise RequestError(f"No file of {images} has a label of the same name in {truth}.")
+    values = _values(labels)
+    _check_expression(patient)
+    return LabeledPool(images, truth, values, tuple(files), _lists(studies, files), patient)
+
+
+def _values(labels: str) -> dict[str, int]:
     names = [name.strip() for name in labels.split(",") if name.strip()]
     if not names:
         raise RequestError('Name the labels of values 1, 2, ...: --labels "a,b".')
-    values = {name: value for value, name in enumerate(names, start=1)}
-    return LabeledPool(images, truth, values, tuple(files), _lists(studies, files), patient)
+    return {name: value for value, name in enumerate(names, start=1)}
+
+
+def _check_expression(patient: str) -> None:
+    try:
+        re.compile(patient)
+    except re.error as error:
+        raise RequestError(f"--patient '{patient}' is no regular expression: {error}.") from error
 
 
 def _lists(studies: Path, files: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -16,10 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 from scipy.stats import trim_mean
 
 from uncol.data.cases import Pool
@@ -27,8 +25,9 @@ from uncol.data.scan import read_label, read_scan
 from uncol.demo.bar import progress_bar
 from uncol.errors import RequestError
 from uncol.experiments.methods import METHODS, Contestant
-from uncol.experiments.points import Point, dice_curve, drawn, gap_text, read_points
+from uncol.experiments.points import Point, read_points
 from uncol.experiments.pool import LabeledPool
+from uncol.experiments.ssl_report import BASELINE_METHOD, METRICS, mean_of_known, plot, table
 from uncol.packages import report_header
 from uncol.round_settings import RoundSettings
 from uncol.storage.files import append_line
@@ -37,13 +36,10 @@ from uncol.training.plan import make_plan, with_steps
 from uncol.training.pool import prepare_pool, read_grids
 from uncol.training.reporter import Reporter, Step
 from uncol.training.sizes import choose_sizes
-from uncol.types import Array
 from uncol.versions.loaded import LoadedStudent
 from uncol.versions.manifest import Plan
 from uncol.versions.metrics import scores
 
-BASELINE_METHOD = "supervised"
-METRICS = ("dice", "hd95_mm", "asd_mm")
 TRIMMED = 0.05  # share of the steps at each end that the mean time of a step leaves out
 
 
@@ -230,7 +226,7 @@ def _fit(
 def judge(pool: LabeledPool, published: LoadedStudent, test: Sequence[str]) -> Point:
     """Return all metrics as means by label, in the scans' own grids, through the serving code.
 
-    Empty masks count as uncol-method.md section 5 says, whatever the method's own mode does.
+    Empty masks count as docs/method.md section 5 says, whatever the method's own mode does.
     """
     by_case = {}
     for file in test:
@@ -242,13 +238,13 @@ def judge(pool: LabeledPool, published: LoadedStudent, test: Sequence[str]) -> P
         }
     per_label = {
         metric: {
-            label: _mean([case[label][metric] for case in by_case.values()])
+            label: mean_of_known([case[label][metric] for case in by_case.values()])
             for label in pool.labels
         }
         for metric in METRICS
     }
     return {
-        "dice": _mean(list(per_label["dice"].values())),
+        "dice": mean_of_known(list(per_label["dice"].values())),
         "dice_per_label": per_label["dice"],
         "hd95_mm": per_label["hd95_mm"],
         "asd_mm": per_label["asd_mm"],
@@ -256,7 +252,7 @@ def judge(pool: LabeledPool, published: LoadedStudent, test: Sequence[str]) -> P
             math.isnan(one["hd95_mm"]) for c in by_case.values() for one in c.values()
         ),
         "dice_per_case": {
-            case: _mean([one["dice"] for one in values.values()])
+            case: mean_of_known([one["dice"] for one in values.values()])
             for case, values in by_case.items()
         },
     }
@@ -282,79 +278,6 @@ class Clock(Reporter):
         The slowest prompt the generalist; a median would show one of mixed and whole steps.
         """
         return round(float(trim_mean(self._took, TRIMMED)), 4) if self._took else None
-
-
-def table(points: Sequence[Point], title: str, *, baseline: str = BASELINE_METHOD) -> Table:
-    """Return a row a method and budget: means, spread over seeds, paired gaps to a baseline.
-
-    Pairs of seeds tell how much trainings differ, pairs of cases how much cases do.
-    """
-    what = "unseen cases; mean and deviation over seeds, 95 % t intervals of pairs"
-    shown = Table(title=f"{title}: {what}")
-    minus = (f"minus {baseline}, by seed", "by case")
-    for name in ("labels", "method", "Dice", *minus, "HD95 mm", "ASD mm"):
-        shown.add_column(name, justify="left" if name == "method" else "right")
-    for name in ("step s", "run s", "seeds"):
-        shown.add_column(name, justify="right")
-    for budget, method in dict.fromkeys((p["budget"], p["method"]) for p in _ordered(points)):
-        rows = {p["seed"]: p for p in points if (p["budget"], p["method"]) == (budget, method)}
-        base = {p["seed"]: p for p in points if (p["budget"], p["method"]) == (budget, baseline)}
-        dice = np.array([p["dice"] for p in rows.values()])
-        spread = f" ± {dice.std(ddof=1):.3f}" if len(dice) > 1 else ""
-        shared = sorted(rows.keys() & base.keys()) if method != baseline else []
-        gaps = np.array([rows[seed]["dice"] - base[seed]["dice"] for seed in shared])
-        shown.add_row(
-            str(budget),
-            method,
-            f"{dice.mean():.3f}{spread}",
-            gap_text(gaps),
-            gap_text(_case_gaps([(rows[seed], base[seed]) for seed in shared])),
-            *(_shown([v for p in rows.values() for v in p[m].values()], 2) for m in METRICS[1:]),
-            _shown([p["step_seconds"] for p in rows.values()], 3),
-            _shown([p["seconds"] for p in rows.values()], 0),
-            str(len(rows)),
-        )
-    return shown
-
-
-def _case_gaps(pairs: Sequence[tuple[Point, Point]]) -> Array:
-    """Return differences in Dice, one a case, which is the mean over the seeds that judged it."""
-    gaps: dict[str, list[float]] = {}
-    for own, other in pairs:
-        for case, dice in own["dice_per_case"].items():
-            reference = other["dice_per_case"].get(case)
-            if dice is not None and reference is not None:
-                gaps.setdefault(case, []).append(dice - reference)
-    return np.array([np.mean(values) for values in gaps.values()])
-
-
-def plot(points: Sequence[Point], path: Path) -> None:
-    """Draw Dice against labels, a bar of one deviation over seeds; the upper bound as a line."""
-    with drawn(path, "labeled training scans") as axes:
-        for method in dict.fromkeys(point["method"] for point in points):
-            own = [point for point in points if point["method"] == method]
-            budgets, mean, spread = dice_curve(own, "budget")
-            if METHODS[method].everything:
-                label = f"{method} ({budgets[0]})"
-                axes.axhline(mean[0], linestyle="--", color="gray", label=label)
-            else:
-                axes.errorbar(budgets, mean, spread, marker="o", capsize=3, label=method)
-
-
-def _ordered(points: Sequence[Point]) -> list[Point]:
-    names = list(METHODS)
-    return sorted(points, key=lambda p: (p["budget"], names.index(p["method"])))
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Return the mean of what is defined; None if nothing is. NaN is no JSON."""
-    known = [value for value in values if value is not None and not math.isnan(value)]
-    return sum(known) / len(known) if known else None
-
-
-def _shown(values: Sequence[float | None], digits: int) -> str:
-    mean = _mean(values)
-    return "" if mean is None else f"{mean:.{digits}f}"
 
 
 def _header(comparison: Comparison) -> str:

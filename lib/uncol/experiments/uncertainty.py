@@ -38,7 +38,7 @@ from uncol.uncertainty import validity
 from uncol.uncertainty.calibration import Calibration
 from uncol.uncertainty.maps import near
 from uncol.uncertainty.quality import risk_coverage
-from uncol.uncertainty.validity import Counts, Measured
+from uncol.uncertainty.validity import Counts
 from uncol.versions.loaded import LoadedStudent, load_version
 from uncol.versions.metrics import dice_per_label, mean_of
 from uncol.versions.store import ModelStore
@@ -259,30 +259,33 @@ def _count(label: Array, truth: Array, uncertainty: Array, confidence: Array) ->
     return validity.count(uncertainty[around], confidence[around], (label != truth)[around])
 
 
-def _figures(arm: Arm) -> dict[str, Any]:
+def _measures(arm: Arm, estimates: Array, dice: Array) -> dict[str, Callable[[Array], float]]:
+    """Return what is measured on chosen cases; coverage only where there are intervals."""
     counts = [case.counts for case in arm.cases]
+    measures: dict[str, Callable[[Array], float]] = {
+        "auroc": lambda chosen: validity.auroc([counts[k] for k in chosen]),
+        "ece": lambda chosen: validity.ece([counts[k] for k in chosen]),
+        "spearman": lambda chosen: validity.spearman(estimates[chosen], dice[chosen]),
+        "e_aurc": lambda chosen: validity.excess_risk(estimates[chosen], dice[chosen]),
+    }
+    intervals = np.array([case.interval for case in arm.cases if case.interval is not None])
+    if len(intervals):
+        measures["coverage"] = lambda chosen: validity.coverage(intervals[chosen], dice[chosen])
+    return measures
+
+
+def _figures(arm: Arm) -> dict[str, Any]:
     estimates = np.array([case.estimate for case in arm.cases])
     dice = np.array([case.dice for case in arm.cases])
-    intervals = np.array([case.interval for case in arm.cases if case.interval is not None])
-    measured: dict[str, Measured | None] = {
-        "auroc": validity.bootstrap(lambda i: validity.auroc([counts[k] for k in i]), len(dice)),
-        "ece": validity.bootstrap(lambda i: validity.ece([counts[k] for k in i]), len(dice)),
-        "spearman": validity.bootstrap(
-            lambda i: validity.spearman(estimates[i], dice[i]), len(dice)
-        ),
-        "e_aurc": validity.bootstrap(
-            lambda i: validity.excess_risk(estimates[i], dice[i]), len(dice)
-        ),
-        "coverage": validity.bootstrap(
-            lambda i: validity.coverage(intervals[i], dice[i]), len(dice)
-        )
-        if len(intervals)
-        else None,
+    measured = {
+        name: asdict(validity.bootstrap(measure, len(dice)))
+        for name, measure in _measures(arm, estimates, dice).items()
     }
     seconds = np.array([case.seconds for case in arm.cases])
     return {
-        **{name: None if one is None else asdict(one) for name, one in measured.items()},
-        "bias": float((estimates - dice).mean()) if len(intervals) else None,
+        "coverage": None,
+        **measured,
+        "bias": float((estimates - dice).mean()) if "coverage" in measured else None,
         "dice": float(dice.mean()),
         "dice_sd": float(dice.std()),
         "seconds": float(np.median(seconds)),

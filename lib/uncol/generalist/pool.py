@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,9 +163,23 @@ class Generalist:
             classes: number of classes, background included.
 
         Returns:
-            What it is worth, a label each.
+            What it is worth, per label.
         """
         overlap, sizes = np.zeros((2, classes - 1)), np.zeros((2, classes - 1))
+        for value, mask, truth in self._annotated_masks(cases, classes):
+            for row, candidate in enumerate((mask, filled_box(truth))):
+                overlap[row, value] += (candidate & truth).sum()
+                sizes[row, value] += candidate.sum() + truth.sum()
+        with np.errstate(invalid="ignore"):
+            dice = 2 * overlap / sizes
+        worths = [Worth(float(own), float(box)) for own, box in dice.T]
+        self.silent = frozenset(v for v, worth in enumerate(worths, start=1) if not worth.heeded)
+        return worths
+
+    def _annotated_masks(
+        self, cases: Sequence[TrainingCase], classes: int
+    ) -> Iterator[tuple[int, Array, Array]]:
+        """Yield label (from 0), mask and annotation of each label in each annotated view."""
         for case in cases:
             seen = self._seen[case.name]
             if case.label is None or seen.probs is None:
@@ -173,18 +187,9 @@ class Generalist:
             label = case.annotation()
             for row, index in enumerate(seen.views.indices):
                 probs = seen.probs.movedim(1, -1) if self.axis is None else seen.probs[:, row]
-                masks = class_masks(self._region(label, index), classes)
-                for value, truth in enumerate(masks):
-                    if not truth.any():  # it was not asked
-                        continue
-                    for one, mask in enumerate((probs[value].numpy() > 0.5, filled_box(truth))):
-                        overlap[one, value] += (mask & truth).sum()
-                        sizes[one, value] += mask.sum() + truth.sum()
-        with np.errstate(invalid="ignore"):
-            dice = 2 * overlap / sizes
-        worth = [Worth(float(own), float(box)) for own, box in dice.T]
-        self.silent = frozenset(v for v, one in enumerate(worth, start=1) if not one.heeded)
-        return worth
+                for value, truth in enumerate(class_masks(self._region(label, index), classes)):
+                    if truth.any():  # else it was not asked
+                        yield value, probs[value].numpy() > 0.5, truth
 
     def has_a_say(self, classes: int) -> bool:
         """Return whether it is heeded on any label."""

@@ -73,7 +73,7 @@ def prompt_view(
             prompted = _by_box(model, image, target, box)
         else:
             if not recipe.mask_memory_carried_over:
-                memory = None  # trap 5: the released code keeps the last class's mask
+                memory = None  # difference 5: the released code keeps the last class's mask
             prompted = _by_clicks(
                 model, image, target, box, uncertainty, memory, recipe=recipe, generator=generator
             )
@@ -127,7 +127,9 @@ def _by_clicks(
             Prompts(clicks=box.clicks_to_view(clicks)[None], kinds=kinds[None], memory=memory),
         )
         memory = prompted.logits
-        threshold = 0.5 if recipe.mask_memory_carried_over else 0.0  # trap 5: 0.5 applied to logits
+        threshold = (
+            0.5 if recipe.mask_memory_carried_over else 0.0
+        )  # difference 5: 0.5 applied to logits
         predicted = (box.grow(prompted.logits)[0] > threshold).cpu().numpy()
     if prompted is None:
         raise ValueError("a click needs a mask that differs from an empty one")

@@ -1,4 +1,4 @@
-"""From a mask to boxes or clicks for the generalist (uncol-method.md section 1.8)."""
+"""From a mask to boxes or clicks for the generalist (docs/method.md section 1.8)."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def certain_clicks(
     """Return the least uncertain voxels of a pseudo-mask as clicks (stage 2, 3D).
 
     If the mask is empty, the least uncertain background voxels are negative clicks. Released
-    (trap 4): columns are shifted by one, so that a voxel's uncertainty is read at another place,
+    (difference 4): columns are shifted by one, so that a voxel's uncertainty is read at another place,
     and all clicks fall on the same voxel.
 
     Args:
         mask: `(I, J, K)` bool, a class's pseudo-mask.
         uncertainty: `(I, J, K)`.
         count: clicks wanted.
-        released: reproduce trap 4.
+        released: reproduce difference 4.
 
     Returns:
         Voxels `(n, 3)` and their kind `(n,)`, 1 foreground, 0 background; n may be under `count`.

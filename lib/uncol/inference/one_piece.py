@@ -42,16 +42,21 @@ def find_one_piece(annotations: Iterable[Array], labels: Mapping[str, int]) -> S
         if (annotation == IGNORE_VALUE).any():
             continue
         for structure in list(seen):
-            held = _sizes(annotation, structure)
-            if not held.any():
-                continue
-            largest = largest_component(np.isin(annotation, structure), corners=True)
-            # of each label: a small one that lies apart is no slip of the hand
-            if (_sizes(np.where(largest, annotation, 0), structure) < NEARLY * held).any():
+            if _apart(annotation, structure):
                 del seen[structure]
-            elif held.all():
+            elif _sizes(annotation, structure).all():
                 seen[structure] += 1
     return tuple(structure for structure, count in seen.items() if count >= FEWEST_SCANS)
+
+
+def _apart(annotation: Array, structure: Sequence[int]) -> bool:
+    """Say whether a structure lies in several pieces, slips of the hand aside."""
+    sizes = _sizes(annotation, structure)
+    if not sizes.any():
+        return False
+    largest = largest_component(np.isin(annotation, structure), corners=True)
+    # of each label: a small one that lies apart is no slip of the hand
+    return bool((_sizes(np.where(largest, annotation, 0), structure) < NEARLY * sizes).any())
 
 
 def structure_names(structures: Structures, labels: Mapping[str, int]) -> list[str]:

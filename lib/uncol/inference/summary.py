@@ -135,29 +135,37 @@ def estimate_quality(
     """Estimate Dice from confidence; uncalibrated where there is no model yet."""
     known = {n: one.confidence for n, one in found.items() if not np.isnan(one.confidence)}
     mean = float(np.mean(list(known.values()))) if known else 0.0
+    if model is None:
+        band = quality_band(mean)
+        return QualityEstimate(
+            dice=mean,
+            interval=(0.0, 1.0),
+            calibrated=False,
+            # nobody has seen yet how far this estimate can be believed
+            band="check" if band == "accept" else band,
+            observed=None,
+            per_label={name: known.get(name) for name in found},
+        )
     estimate, interval = mean, (0.0, 1.0)
-    lines = {} if model is None else model.labels
-    if model is not None and known:
+    if known:
         # a label that other cases have and this mask lacks has a Dice of 0, or is truly absent
-        missed = sum(name not in known for name in lines)
+        missed = sum(name not in known for name in model.labels)
         share = len(known) / (len(known) + missed)
         low, high = model.mean.interval(mean)
         estimate, interval = share * model.mean.estimate(mean), (share * low, high)
     band = quality_band(estimate)
-    if model is None and band == "accept":
-        band = "check"  # nobody has seen yet how far this estimate can be believed
     return QualityEstimate(
         dice=estimate,
         interval=interval,
-        calibrated=model is not None,
+        calibrated=True,
         band=band,
-        observed=None if model is None else model.observed[band],
-        per_label={
-            name: (
-                lines[name].estimate(known[name])
-                if name in lines and name in known
-                else known.get(name)
-            )
-            for name in found
-        },
+        observed=model.observed[band],
+        per_label={name: _label_dice(name, known, model) for name in found},
     )
+
+
+def _label_dice(name: str, known: Mapping[str, float], model: QualityModel) -> float | None:
+    """Return a label's expected Dice; its confidence itself where too few cases had it."""
+    if name in known and name in model.labels:
+        return model.labels[name].estimate(known[name])
+    return known.get(name)

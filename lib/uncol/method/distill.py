@@ -1,4 +1,4 @@
-"""Dual-path distillation: visual and semantic terms (uncol-method.md sections 1.7 and 2.2)."""
+"""Dual-path distillation: visual and semantic terms (docs/method.md sections 1.7 and 2.2)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Specialist and generalist and their uncertainty become one pseudo-label and its trust mask.
 
-uncol-method.md sections 2.3 and 2.4. This is the file to change the gate in.
+docs/method.md sections 2.3 and 2.4. This is the file to change the gate in.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Supervised and masked segmentation terms (uncol-method.md sections 2.2 and 2.5).
+"""Supervised and masked segmentation terms (docs/method.md sections 2.2 and 2.5).
 
 All take logits `(B, C, I, J, K)`, a label `(B, I, J, K)` of class indices and a mask
 `(B, I, J, K)` of the voxels that count. A voxel outside the mask gives no gradient, so partial
@@ -32,7 +32,7 @@ def dice(logits: Tensor, label: Tensor, mask: Tensor, *, softmax_twice: bool = F
         logits: `(B, C, I, J, K)`.
         label: `(B, I, J, K)`.
         mask: `(B, I, J, K)`.
-        softmax_twice: the released stage-1 behaviour (trap 3).
+        softmax_twice: the released stage-1 behaviour (difference 3).
     """
     overlap, sizes = _overlap(logits, label, mask, softmax_twice=softmax_twice)
     return (1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)).mean()

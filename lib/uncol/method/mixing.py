@@ -1,4 +1,4 @@
-"""Bidirectional copy-paste: one random block a sample (uncol-method.md section 2.1)."""
+"""Bidirectional copy-paste: one random block a sample (docs/method.md section 2.1)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def copy_paste_mask(
     An axis of a single voxel (2D) is covered whole.
 
     Args:
-        batch: number of samples; each gets its own block (trap 7).
+        batch: number of samples; each gets its own block (difference 7).
         shape: `(I, J, K)` of the crops; the block's origin follows it (the released code
             hard-codes 128).
         generator: source of randomness.

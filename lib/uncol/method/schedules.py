@@ -1,4 +1,4 @@
-"""Ramps and rates as functions of the step (uncol-method.md sections 2.2, 2.4 and 3)."""
+"""Ramps and rates as functions of the step (docs/method.md sections 2.2, 2.4 and 3)."""
 
 from __future__ import annotations
 

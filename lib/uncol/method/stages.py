@@ -1,4 +1,4 @@
-"""The two stages: a batch in, losses out (uncol-method.md sections 2.2 and 2.5)."""
+"""The two stages: a batch in, losses out (docs/method.md sections 2.2 and 2.5)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The student's convolutional encoder-decoders: U-Net (2D) and V-Net (3D).
 
-Both follow uncol-method.md sections 1.2 and 1.3. MONAI's UNet and VNet differ (transposed
+Both follow docs/method.md sections 1.2 and 1.3. MONAI's UNet and VNet differ (transposed
 convolutions, ELU, other widths), so they would not give the paper's 3.525 M and 13.940 M.
 """
 

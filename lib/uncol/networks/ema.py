@@ -18,7 +18,7 @@ def make_specialist(student: nn.Module) -> nn.Module:
 def update_specialist(
     specialist: nn.Module, student: nn.Module, *, step: int, momentum: float, buffers: bool = True
 ) -> None:
-    """Move the specialist towards the student (uncol-method.md section 1.1).
+    """Move the specialist towards the student (docs/method.md section 1.1).
 
     theta_T <- mu theta_T + (1 - mu) theta, with mu = min(1 - 1 / (t + 1), momentum).
 
@@ -27,7 +27,7 @@ def update_specialist(
         student: the student after its step.
         step: steps done in this run, from 1.
         momentum: upper end of mu.
-        buffers: also copy buffers (BatchNorm statistics); the released code does not (trap 11).
+        buffers: also copy buffers (BatchNorm statistics); the released code does not (difference 11).
     """
     mu = min(1 - 1 / (step + 1), momentum)
     for average, new in zip(specialist.parameters(), student.parameters(), strict=True):

@@ -1,6 +1,6 @@
 """The student's prior encoder: a SimpleViT with fixed sine-cosine positions.
 
-Follows uncol-method.md sections 1.2 and 1.3 (Beyer et al. 2022, "Better plain ViT baselines").
+Follows docs/method.md sections 1.2 and 1.3 (Beyer et al. 2022, "Better plain ViT baselines").
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The prompt-free student: CNN, prior encoder, cross-attention between them, four heads.
 
-uncol-method.md sections 1.2 to 1.5. Only this network is deployed.
+docs/method.md sections 1.2 to 1.5. Only this network is deployed.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def verified_digest(path: Path, expected: str | None) -> str:
     """
     if not path.is_file():
         raise WeightsError(
-            f"Weights file {path} does not exist. Check the generalist_weights setting."
+            f"Weights file {path} does not exist. Check the teacher_weights setting."
         )
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -178,14 +178,11 @@ def _greedy(
         turns: whose turn it is at each place of the order.
         pool: for the embeddings of candidates and labeled cases.
     """
-    everyone = [*names, *sorted(pool.labeled)]
-    have = [name in pool.embeddings for name in names]
-    vectors = None
-    if all(have) and names:
-        vectors = _unit({n: pool.embeddings[n] for n in everyone if n in pool.embeddings})
+    vectors = _vectors(names, pool)
+    own = None if vectors is None else vectors[: len(names)]
     distance = np.ones(len(names))
-    if vectors is not None and len(vectors) > len(names):
-        distance = 1 - (vectors[: len(names)] @ vectors[len(names) :].T).max(axis=1)
+    if vectors is not None and own is not None and len(vectors) > len(names):
+        distance = 1 - (own @ vectors[len(names) :].T).max(axis=1)
     left = np.ones(len(names), dtype=bool)
     chosen = []
     for key in turns[: min(GREEDY, len(names))]:
@@ -193,12 +190,20 @@ def _greedy(
         place = int(np.argmax(np.where(left, worth, -np.inf)))
         chosen.append((place, key, float(distance[place])))
         left[place] = False
-        if vectors is not None:
-            distance = np.minimum(distance, 1 - vectors[: len(names)] @ vectors[place])
+        if own is not None:
+            distance = np.minimum(distance, 1 - own @ own[place])
     rest = np.flatnonzero(left)
     last = turns[0] if len(turns) else ""
     by_worth = rest[np.argsort(-appeal[last][rest], kind="stable")]
     return chosen + [(int(place), last, float(distance[place])) for place in by_worth]
+
+
+def _vectors(names: Sequence[str], pool: Candidates) -> Array | None:
+    """Return unit vectors of all candidates, then of labeled cases; None if one lacks its own."""
+    if not names or not all(name in pool.embeddings for name in names):
+        return None
+    everyone = [*names, *sorted(pool.labeled)]
+    return _unit({n: pool.embeddings[n] for n in everyone if n in pool.embeddings})
 
 
 def _strata(pool: Candidates, names: Sequence[str]) -> dict[str, Array]:

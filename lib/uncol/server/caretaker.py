@@ -12,7 +12,8 @@ from monailabel.utils.async_tasks.utils import processes
 
 from uncol.calibration.calibrate import read_doubts
 from uncol.data.scan import read_label, read_map
-from uncol.datastores.studies import UncolDatastore, pool_of
+from uncol.datastores.pool import pool_of
+from uncol.datastores.studies import UncolDatastore
 from uncol.errors import PacsError, UncolError
 from uncol.selection.queue import Queue
 from uncol.selection.scores import Score, scores_of
@@ -32,7 +33,7 @@ class Caretaker:
     """Keeps order, maps and scores up to date, so that no request waits for them.
 
     Scoring runs in a child process, which writes side-car files only; this thread of the server
-    takes them up (DESIGN.md section 7: one writer).
+    takes them up (docs/monai-label.md section 7).
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 from uncol.data.labels import annotated_part
 from uncol.data.scan import read_label
-from uncol.datastores.studies import cases_of
+from uncol.datastores.pool import cases_of
 from uncol.errors import RequestError
 from uncol.selection.survey import survey
 from uncol.settings import Settings
@@ -51,7 +51,7 @@ class UncolScoring(ScoringMethod):  # type: ignore[misc]
 
 
 class DiceScoring(ScoringMethod):  # type: ignore[misc]
-    """Dice of two label tags, a label each. MONAI Label's own sums label values (0.7)."""
+    """Dice of two label tags, per label. MONAI Label's own sums label values (docs/monai-label.md section 0.7)."""
 
     def __init__(self, labels: Mapping[str, int]) -> None:
         """Make the method for the app's labels."""

@@ -10,7 +10,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from uncol.datastores.studies import pool_of
+from uncol.datastores.pool import pool_of
 from uncol.errors import RequestError
 from uncol.selection.queue import Queue
 from uncol.selection.strategies import STRATEGIES, Choice

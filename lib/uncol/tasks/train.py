@@ -15,7 +15,7 @@ from monailabel.utils.others.generic import device_list
 from uncol.calibration.accuracy import shown_accuracy
 from uncol.calibration.calibrate import FEWEST_LABELED, read_doubts
 from uncol.data.cases import HELD_OUT_FROM
-from uncol.datastores.studies import cases_of
+from uncol.datastores.pool import cases_of
 from uncol.errors import RequestError, UncolError
 from uncol.round_settings import RoundSettings
 from uncol.settings import Settings

@@ -35,7 +35,7 @@ def compose(batch: int, progress: float, *, mixed: bool, unlabeled: bool) -> Com
 
     A few hundred steps learn little else than what is annotated. So where crops are not mixed,
     those annotated are as many as without unlabeled scans, and pseudo-labels count from later on
-    (docs/experiments.md); they are fewer, for the step to cost less than twice.
+    (docs/training.md); they are fewer, for the step to cost less than twice.
 
     Args:
         batch: crops of a step that mixes, or has annotated crops alone.

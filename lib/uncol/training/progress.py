@@ -25,7 +25,7 @@ class ProgressFile(Reporter):
     """Keeps `train_stats.json` in the keys that Slicer and OHIF read, and the log alive.
 
     Slicer draws epoch / total_epochs and best_metric (which must be a number), and takes
-    total_time as the sign of the end (monailabel.md section 1.7).
+    total_time as the sign of the end (docs/monai-label.md section 1.7).
     """
 
     def __init__(self, path: Path, runs: Path) -> None:

@@ -19,7 +19,7 @@ NEAR = 5  # voxels around a label that count for its confidence and for calibrat
 
 
 def entropy(probs: Tensor, *, dim: int = 1) -> Tensor:
-    """Normalized Shannon entropy in [0, 1] (uncol-method.md section 2.3).
+    """Normalized Shannon entropy in [0, 1] (docs/method.md section 2.3).
 
     U = -sum_c p_c log(p_c + 1e-8) / (log C + 1e-8)
 

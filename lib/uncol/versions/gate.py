@@ -24,21 +24,26 @@ def accuracy(dice: PerCase, *, source: AccuracySource) -> Accuracy | None:
     per_case = {case: value for case, value in per_case.items() if not np.isnan(value)}
     if not per_case:
         return None
-    names = list(dict.fromkeys(name for labels in dice.values() for name in labels))
-    columns = {name: [dice[case].get(name, np.nan) for case in per_case] for name in names}
     values = list(per_case.values())
     interval = interval_of_mean(values)
     return Accuracy(
         dice=float(np.mean(values)),
         interval=interval and (max(0.0, interval[0]), min(1.0, interval[1])),
-        per_label={
-            name: float(np.nanmean(column))
-            for name, column in columns.items()
-            if not np.isnan(column).all()
-        },
+        per_label=_per_label(dice, list(per_case)),
         per_case=per_case,
         source=source,
     )
+
+
+def _per_label(dice: PerCase, cases: Sequence[str]) -> dict[str, float]:
+    """Return each label's mean over cases, of labels that occur."""
+    names = dict.fromkeys(name for labels in dice.values() for name in labels)
+    columns = {name: [dice[case].get(name, np.nan) for case in cases] for name in names}
+    return {
+        name: float(np.nanmean(column))
+        for name, column in columns.items()
+        if not np.isnan(column).all()
+    }
 
 
 def compare(candidate: PerCase, reference: PerCase, version: int) -> Verdict:

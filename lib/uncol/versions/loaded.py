@@ -66,7 +66,7 @@ def judge(
     Args:
         published: the version, or one that may become one.
         cases: annotated cases.
-        released: 0 for a label where either mask is empty (trap 9).
+        released: 0 for a label where either mask is empty (difference 9).
 
     Raises:
         ScanError, LabelError: a case cannot be read.

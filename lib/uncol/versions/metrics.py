@@ -43,7 +43,7 @@ def dice_per_label(
         prediction: `(I, J, K)` label values.
         truth: the same shape; voxels of value 255 are not annotated and do not count.
         labels: name to value.
-        released: 0 where either mask is empty (trap 9).
+        released: 0 where either mask is empty (difference 9).
     """
     known = truth != IGNORE_VALUE
     result = {}
@@ -67,7 +67,7 @@ def scores(
         prediction: the student's mask.
         truth: the annotation.
         spacing_mm: voxel size.
-        released: 0 for everything where a mask is empty (trap 9), which flatters distances.
+        released: 0 for everything where a mask is empty (difference 9), which flatters distances.
     """
     if not prediction.any() or not truth.any():
         if released:

@@ -10,7 +10,8 @@ import pytest
 
 from uncol.data.scan import read_label
 from uncol.datastores import studies as module
-from uncol.datastores.studies import UncolDatastore, case_of
+from uncol.datastores.pool import case_of
+from uncol.datastores.studies import UncolDatastore
 from uncol.errors import LabelError, RequestError, ScanError, StorageError
 
 LABELS = {"a": 1, "b": 2}

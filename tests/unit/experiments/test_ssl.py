@@ -10,7 +10,8 @@ from rich.console import Console
 from uncol.errors import RequestError
 from uncol.experiments import ssl as module
 from uncol.experiments.pool import open_pool
-from uncol.experiments.ssl import Comparison, compare, table
+from uncol.experiments.ssl import Comparison, compare
+from uncol.experiments.ssl_report import table
 from uncol.training.loop import Step
 
 QUIET = Console(quiet=True)

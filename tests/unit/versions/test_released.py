@@ -13,7 +13,7 @@ import torch
 from uncol.calibration.calibrate import read_doubts
 from uncol.data.scan import Grid, Volume
 from uncol.experiments.points import read_points
-from uncol.experiments.ssl import table
+from uncol.experiments.ssl_report import table
 from uncol.selection.scores import scores_of
 from uncol.settings import parse_settings
 from uncol.storage.model_folder import ModelFolder

@@ -79,7 +79,7 @@ class FoundationModel(Protocol):
     def encode(self, views: Tensor, *, raw: bool = False) -> Encoded:
         """Encode views `(B, 1, *[side] * dims)`, any intensity scale.
 
-        With `raw` the generalist's own intensity normalization is skipped (trap 6).
+        With `raw` the generalist's own intensity normalization is skipped (difference 6).
         """
         ...
 

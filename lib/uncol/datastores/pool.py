@@ -1,0 +1,43 @@
+"""The cases of any datastore, as the app works with them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+
+from uncol.data.cases import Case
+from uncol.data.labels import names_and_indices
+from uncol.errors import UncolError
+
+logger = logging.getLogger(__name__)
+
+
+def case_of(store: Datastore, name: str) -> Case:
+    """Return a case of any datastore, with its submitted label if it has one."""
+    image = Path(store.get_image_uri(name))
+    label = store.get_label_by_image_id(name, DefaultLabelTag.FINAL)
+    if not label:
+        return Case(name, image)
+    info = store.get_label_info(label, DefaultLabelTag.FINAL).get("label_info", [])
+    listed = [entry for entry in info if "idx" in entry]
+    segments = dict(zip(*names_and_indices(listed, name), strict=True))
+    path = Path(store.get_label_uri(label, DefaultLabelTag.FINAL))
+    return Case(name, image, path, segments)
+
+
+def cases_of(store: Datastore) -> list[Case]:
+    """Return all cases of a datastore; one whose scan cannot be had is left out, and logged."""
+    cases = []
+    for name in store.list_images():
+        try:
+            cases.append(case_of(store, name))
+        except UncolError as error:
+            logger.warning("Left out: %s", error)
+    return cases
+
+
+def pool_of(datastore: Datastore) -> tuple[set[str], set[str]]:
+    """Return the cases without and with a submitted label."""
+    return set(datastore.get_unlabeled_images()), set(datastore.get_labeled_images())

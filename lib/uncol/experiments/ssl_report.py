@@ -1,0 +1,103 @@
+"""The points of `uncol benchmark ssl` as a table and a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from uncol.experiments.methods import METHODS
+from uncol.experiments.points import Point, dice_curve, drawn, gap_text
+from uncol.types import Array
+
+BASELINE_METHOD = "supervised"
+METRICS = ("dice", "hd95_mm", "asd_mm")
+
+
+def table(points: Sequence[Point], title: str, *, baseline: str = BASELINE_METHOD) -> Table:
+    """Return a row per method and budget: means, spread over seeds, paired gaps to a baseline.
+
+    Pairs of seeds tell how much trainings differ, pairs of cases how much cases do.
+    """
+    what = "unseen cases; mean and deviation over seeds, 95 % t intervals of pairs"
+    shown = Table(title=f"{title}: {what}")
+    minus = (f"minus {baseline}, by seed", "by case")
+    for name in ("labels", "method", "Dice", *minus, "HD95 mm", "ASD mm"):
+        shown.add_column(name, justify="left" if name == "method" else "right")
+    for name in ("step s", "run s", "seeds"):
+        shown.add_column(name, justify="right")
+    for budget, method in dict.fromkeys((p["budget"], p["method"]) for p in _ordered(points)):
+        rows = _by_seed(points, budget, method)
+        base = _by_seed(points, budget, baseline) if method != baseline else {}
+        shown.add_row(str(budget), method, *_cells(rows, base))
+    return shown
+
+
+def _by_seed(points: Sequence[Point], budget: int, method: str) -> dict[int, Point]:
+    return {p["seed"]: p for p in points if (p["budget"], p["method"]) == (budget, method)}
+
+
+def _cells(rows: Mapping[int, Point], base: Mapping[int, Point]) -> list[str]:
+    """Return what stands in a row behind budget and method."""
+    dice = np.array([point["dice"] for point in rows.values()])
+    spread = f" ± {dice.std(ddof=1):.3f}" if len(dice) > 1 else ""
+    shared = sorted(rows.keys() & base.keys())
+    gaps = np.array([rows[seed]["dice"] - base[seed]["dice"] for seed in shared])
+    hd95, asd = (_values(rows.values(), metric) for metric in METRICS[1:])
+    return [
+        f"{dice.mean():.3f}{spread}",
+        gap_text(gaps),
+        gap_text(_case_gaps([(rows[seed], base[seed]) for seed in shared])),
+        _shown(hd95, 2),
+        _shown(asd, 2),
+        _shown([point["step_seconds"] for point in rows.values()], 3),
+        _shown([point["seconds"] for point in rows.values()], 0),
+        str(len(rows)),
+    ]
+
+
+def _values(points: Iterable[Point], metric: str) -> list[float | None]:
+    return [value for point in points for value in point[metric].values()]
+
+
+def _case_gaps(pairs: Sequence[tuple[Point, Point]]) -> Array:
+    """Return differences in Dice, one per case, which is the mean over the seeds that judged it."""
+    gaps: dict[str, list[float]] = {}
+    for own, other in pairs:
+        for case, dice in own["dice_per_case"].items():
+            reference = other["dice_per_case"].get(case)
+            if dice is not None and reference is not None:
+                gaps.setdefault(case, []).append(dice - reference)
+    return np.array([np.mean(values) for values in gaps.values()])
+
+
+def plot(points: Sequence[Point], path: Path) -> None:
+    """Draw Dice against labels, a bar of one deviation over seeds; the upper bound as a line."""
+    with drawn(path, "labeled training scans") as axes:
+        for method in dict.fromkeys(point["method"] for point in points):
+            own = [point for point in points if point["method"] == method]
+            budgets, mean, spread = dice_curve(own, "budget")
+            if METHODS[method].everything:
+                label = f"{method} ({budgets[0]})"
+                axes.axhline(mean[0], linestyle="--", color="gray", label=label)
+            else:
+                axes.errorbar(budgets, mean, spread, marker="o", capsize=3, label=method)
+
+
+def _ordered(points: Sequence[Point]) -> list[Point]:
+    names = list(METHODS)
+    return sorted(points, key=lambda p: (p["budget"], names.index(p["method"])))
+
+
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """Return the mean of what is defined; None if nothing is. NaN is no JSON."""
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return sum(known) / len(known) if known else None
+
+
+def _shown(values: Sequence[float | None], digits: int) -> str:
+    mean = mean_of_known(values)
+    return "" if mean is None else f"{mean:.{digits}f}"
