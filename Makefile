@@ -1,59 +1,62 @@
-# make demo    set up, make a pool, play a whole annotation session, print what was learned
-# make test    set up, run the tests
-# make serve STUDIES=DIR [LABELS=a,b PORT=8000]    start the server on your scans
-# make serve-pacs [DICOM=DIR LABELS=a,b PORT=8000]    a PACS with OHIF, filled with DIR or with brains
-# make faults [N=200]    kill processes at random moments, N times
-# make lint    format, lint and types
-# make bench   what the README states, measured again
-# make lock    pin requirements anew
-
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 LABELS ?=
 STUDIES ?=
 DICOM ?=
+HIPPOCAMPUS ?=
+ATRIA ?=
 ONCE ?=
 N ?= 200
 PORT ?= 8000
 COMPILE := --python-version 3.11 --no-header --no-annotate --no-emit-index-url
 CONF := $(if $(LABELS),--conf labels $(LABELS))
+LONGEST := 350
 
-.PHONY: demo test faults serve serve-pacs lint bench lock clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test faults serve serve-pacs lint bench lock clean
 
-demo: $(VENV)/.ready
+help:    ## list these commands
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(VENV)/.ready    ## play a whole annotation session on made-up scans [STUDIES=DIR LABELS=a,b ONCE=1]
 	$(BIN)/uncol demo $(if $(STUDIES),--studies "$(STUDIES)") $(if $(LABELS),--labels "$(LABELS)") $(if $(ONCE),--once)
 
-test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -q -m "not integration and not slow and not gpu and not browser and not faults"
-	$(BIN)/python -m pytest -q -m "integration or slow or browser or faults"
-
-serve: $(VENV)/.ready
+serve: $(VENV)/.ready    ## start the server on your scans: STUDIES=DIR [LABELS=a,b PORT=8000]
 	@test -n "$(STUDIES)" || { echo "Say where your scans are: make serve STUDIES=DIR"; exit 2; }
 	PATH="$(CURDIR)/$(BIN):$$PATH" monailabel start_server --app apps/uncol --studies "$(STUDIES)" --host 127.0.0.1 --port $(PORT) $(CONF)
 
-serve-pacs: $(VENV)/.ready
+serve-pacs: $(VENV)/.ready    ## start a PACS with OHIF and the server [DICOM=DIR LABELS=a,b PORT=8000]
 	$(BIN)/uncol serve-pacs --port $(PORT) $(if $(DICOM),--dicom "$(DICOM)") $(if $(LABELS),--labels "$(LABELS)")
 
-faults: $(VENV)/.ready-dev
+test: $(VENV)/.ready-dev    ## run all tests
+	$(BIN)/python -m pytest -q -m "not integration and not slow and not gpu and not browser and not faults"
+	$(BIN)/python -m pytest -q -m "integration or slow or browser or faults"
+
+faults: $(VENV)/.ready-dev    ## kill processes at random moments [N=200]
 	UNCOL_FAULTS=$(N) $(BIN)/python -m pytest -q -s tests/faults
 
-lint: $(VENV)/.ready-dev
+lint: $(VENV)/.ready-dev    ## check format, style, types, complexity and file sizes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/xenon --max-absolute B lib apps benchmarks
+	@git ls-files '*.py' | xargs wc -l | awk '$$2 != "total" && $$1 > $(LONGEST) { print $$2 ": " $$1 " lines, at most $(LONGEST)"; long = 1 } END { exit long }'
 
-bench: $(VENV)/.ready
+bench: $(VENV)/.ready    ## measure what README states; hours with HIPPOCAMPUS=DIR and ATRIA=DIR
+	$(BIN)/uncol demo --once
 	$(BIN)/python benchmarks/infer_latency.py
-	@test -z "$(STUDIES)" || $(BIN)/python benchmarks/hippocampus_rest.py --data "$(STUDIES)"
+	$(BIN)/python benchmarks/next_sample.py
+	@test -z "$(HIPPOCAMPUS)" || $(BIN)/uncol benchmark ssl --studies "$(HIPPOCAMPUS)" --labels anterior,posterior --preset small3d --methods supervised,bcp,uncol,supervised_all --out bench-out/ssl_hippocampus.jsonl
+	@test -z "$(ATRIA)" || $(BIN)/uncol benchmark ssl --studies "$(ATRIA)" --labels atrium --train 80 --test 20 --budgets 4 --seeds 0,1 --methods supervised,mean_teacher,bcp,uncol,uncol_no_teacher --out bench-out/ssl_left_atrium.jsonl
 
-lock: $(VENV)/.ready-dev
+lock: $(VENV)/.ready-dev    ## pin requirements anew
 	$(BIN)/uv pip compile requirements.in $(COMPILE) -o requirements.txt
 	$(BIN)/uv pip compile requirements-dev.in -c requirements.txt $(COMPILE) -o requirements-dev.txt
 	echo "-e ." >> requirements.txt
 
-clean:
-	rm -rf $(VENV) demo-out
+clean:    ## remove the environment and what demos and benchmarks wrote
+	rm -rf $(VENV) demo-out bench-out
 
 # uv installs in a minute what takes pip five, but leaves out the console command and the plug-ins
 # of MONAI Label's wheel (its data folder is misnamed); pip adds them in seconds. sam2, which MONAI

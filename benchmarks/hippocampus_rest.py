@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import shutil
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from uncol.data.scan import read_label
 from uncol.demo.server import running_server
+from uncol.packages import report_header
 from uncol.server.client import MONAILabelClient
 from uncol.training.plan import make_plan
 from uncol.versions.metrics import dice_per_label
@@ -39,6 +37,31 @@ def main() -> None:
     parts = np.cumsum([options.labeled, options.unlabeled, options.test])
     labeled, pool, test = names[: parts[0]], names[: parts[1]], names[parts[1] : parts[2]]
     labels = {name: value for value, name in enumerate(options.labels.split(","), start=1)}
+    seconds, rows = play(options, labels, pool, labeled, test)
+    found = {name: float(np.nanmean([row[name] for row in rows])) for name in labels}
+    report = {
+        **report_header(
+            seed=options.seed,
+            data=str(options.data),
+            labeled=len(labeled),
+            unlabeled=0 if options.supervised else len(pool) - len(labeled),
+            test=len(test),
+        ),
+        "dice": float(np.mean(list(found.values()))),
+        "dice_per_label": found,
+        "train_seconds": round(seconds),
+    }
+    print(json.dumps(report, indent=2))
+
+
+def play(
+    options: argparse.Namespace,
+    labels: dict[str, int],
+    pool: list[str],
+    labeled: list[str],
+    test: list[str],
+) -> tuple[float, list[dict[str, float]]]:
+    """Submit labels, train, ask for the test cases; returns seconds of training and their Dice."""
     with tempfile.TemporaryDirectory() as folder:
         studies, model_dir = Path(folder) / "studies", Path(folder) / "model"
         studies.mkdir()
@@ -53,21 +76,7 @@ def main() -> None:
                 client.save_label(case_of(name), truth, params={"label_info": info})
             seconds = train(client, options)
             rows = [score(client, options.data, name, labels) for name in test]
-    found = {name: float(np.nanmean([row[name] for row in rows])) for name in labels}
-    report = {
-        "command": " ".join(["python", *sys.argv]),
-        "seed": options.seed,
-        "labeled": len(labeled),
-        "unlabeled": 0 if options.supervised else len(pool) - len(labeled),
-        "test": len(test),
-        "dice": float(np.mean(list(found.values()))),
-        "dice_per_label": found,
-        "train_seconds": round(seconds),
-        "cores": len(os.sched_getaffinity(0)),
-        "machine": platform.processor() or platform.machine(),
-        "versions": {name: version(name) for name in ("torch", "monai", "monailabel")},
-    }
-    print(json.dumps(report, indent=2))
+    return seconds, rows
 
 
 def parse() -> argparse.Namespace:

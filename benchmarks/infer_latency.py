@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -25,6 +23,7 @@ from uncol.inference.outputs import SegmentSettings, segment
 from uncol.inference.predict import OVERLAP
 from uncol.networks.arithmetic import fast_arithmetic
 from uncol.networks.student import Student
+from uncol.packages import report_header
 from uncol.training.presets import fit_preset
 from uncol.uncertainty.calibration import Calibration
 
@@ -82,17 +81,13 @@ def main() -> None:
     pairs = [(timed(bare), timed(ours)) for _ in range(options.repeats)]
     ratios = [mine / plain for plain, mine in pairs]
     report = {
-        "preset": options.preset,
-        "window": preset.crop,
-        "seed": options.seed,
+        **report_header(preset=options.preset, window=preset.crop, seed=options.seed),
         "one_piece": options.one_piece,
         "bare_s": round(statistics.median(p for p, _ in pairs), 3),
         "segment_s": round(statistics.median(m for _, m in pairs), 3),
         "ratio_median": round(statistics.median(ratios), 3),
         "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
         "device": str(device),
-        "cores": len(os.sched_getaffinity(0)),
-        "versions": {name: version(name) for name in ("torch", "monai", "numpy")},
     }
     print(json.dumps(report, indent=2))
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import collections
-import importlib.metadata
 import json
-import platform
 import random
 import shutil
 import sys
@@ -32,6 +30,7 @@ from uncol.data.scan import read_label
 from uncol.demo.pool import make_pool
 from uncol.demo.server import running_server
 from uncol.experiments.pool import open_pool
+from uncol.packages import report_header
 from uncol.versions.store import ModelStore
 
 CASES = 40
@@ -140,9 +139,8 @@ def main() -> None:
     parser.add_argument("--labels", default="")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "monai", "monailabel")}
-    print(f"seed {options.seed}, {versions}, {platform.processor() or platform.machine()}")
-    print("command:", " ".join(sys.argv))
+    for name, value in report_header(seed=options.seed).items():
+        print(f"{name}: {value}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         studies, truth = folder / "studies", folder / "truth"

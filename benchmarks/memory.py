@@ -12,13 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import nibabel as nib
@@ -27,6 +25,7 @@ import psutil
 import torch
 
 from uncol.data.cases import Case
+from uncol.packages import report_header
 from uncol.round_settings import RoundSettings
 from uncol.training.reporter import Reporter
 from uncol.training.round import train_round
@@ -137,9 +136,7 @@ def main() -> None:
         if group is not None:
             group.rmdir()
         report = {
-            "command": " ".join(["python", *sys.argv]),
-            "seed": options.seed,
-            "teacher": options.teacher,
+            **report_header(seed=options.seed, teacher=options.teacher),
             "scans": options.scans,
             "scans_gb": round(scans / GIB, 2),
             "prepared_gb": round(size_of(folder / "model" / "cache") / GIB, 2),
@@ -148,8 +145,6 @@ def main() -> None:
             "exit_code": code,
             "published": ModelStore(folder / "model").current(),
             "seconds": round(time.monotonic() - start),
-            "versions": {n: version(n) for n in ("torch", "monai", "numpy")},
-            "machine": platform.machine(),
         }
     print(json.dumps(report, indent=2))
     raise SystemExit(code)

@@ -12,14 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 
 import nibabel as nib
@@ -29,6 +27,7 @@ import requests
 from uncol.datastores.studies import UncolDatastore
 from uncol.demo.server import running_server
 from uncol.experiments.monai_label.epistemic import monai_label_strategy
+from uncol.packages import report_header
 from uncol.selection.queue import Queue
 from uncol.selection.scores import LabelScore, Score, scores_of
 from uncol.storage.files import write_text
@@ -53,17 +52,11 @@ def main() -> None:
         strategy, theirs = in_process(studies, model_dir, options.requests)
         whole, distinct = over_http(studies, model_dir, options.requests)
     report = {
-        "command": " ".join(["python", *sys.argv]),
-        "seed": options.seed,
-        "images": options.images,
-        "requests": options.requests,
+        **report_header(seed=options.seed, images=options.images, requests=options.requests),
         "strategy_ms": strategy,
         "monai_label_epistemic_strategy_ms": theirs,
         "whole_request_ms": whole,
         "different_cases_for_20_clients_at_once": distinct,
-        "cores": len(os.sched_getaffinity(0)),
-        "machine": platform.processor() or platform.machine(),
-        "versions": {name: version(name) for name in ("monailabel", "fastapi")},
     }
     print(json.dumps(report, indent=2))
 

@@ -10,15 +10,14 @@ choice.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import sys
 from pathlib import Path
 
 from uncol.data.frame import choose_space
 from uncol.data.scan import read_grid
 from uncol.experiments.pool import open_pool
+from uncol.packages import report_header
 from uncol.training.presets import PRESETS
-from uncol.training.resolution import FACTORS, coarsen, grown, kept, look
+from uncol.training.resolution import FACTORS, coarsen, grown, label_boxes, self_dice
 
 
 def main() -> None:
@@ -32,14 +31,14 @@ def main() -> None:
     pool = open_pool(options.data, options.labels)
     cases = pool.cases(pool.shuffled(options.seed)[: options.cases], [])
     own = choose_space([read_grid(case.image, case=case.name) for case in cases])
-    boxes = [box for box, _ in look(cases, own, pool.labels)]
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "monai")}
-    print(f"seed {options.seed}, {len(boxes)} cases, {versions}")
-    print("command:", " ".join(sys.argv))
+    boxes = [box for box, _ in label_boxes(cases, own, pool.labels)]
+    header = report_header(seed=options.seed, data=str(options.data), cases=len(boxes))
+    for name, value in header.items():
+        print(f"{name}: {value}")
     print("own voxels, mm:", _shown(own.spacing_mm))
     for factor in FACTORS[1:]:
         coarse = grown(own, factor, flat=False)
-        dice = kept(boxes, own, coarse, pool.labels)
+        dice = self_dice(boxes, own, coarse, pool.labels)
         print(f"{factor:5} times: {_shown(coarse.spacing_mm)} mm, Dice kept {dice:.3f}")
     for name, preset in PRESETS.items():
         flat = preset.spec.dims == 2

@@ -30,10 +30,6 @@ torch.set_num_threads(1)  # threads that wait for each other cost more than thes
 CPU = torch.device("cpu")
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: over 1 s")
-
-
 class StubModel:
     """A promptable foundation model of a few dozen weights that writes down what it is asked."""
 

@@ -3,12 +3,12 @@
 UncolError
  +- SettingsError    a `--conf` pair is unknown or has a value that is not allowed
  +- RequestError     a request to the server asks for something that cannot be done
- +- BusyError        too many requests compute or wait already
+ +- BusyError        too many requests are already running or waiting
  +- ScanError        a scan cannot be read or used
  +- LabelError       a label cannot be read, or does not fit its scan or the app's labels
- +- WeightsError     weights are missing, incomplete, or not those that were expected
- +- TrainingError    a training run cannot start or go on
- +- PacsError        the PACS does not answer, or does not take a result
+ +- WeightsError     weights are missing, incomplete, or not the expected ones
+ +- TrainingError    a training run cannot start or continue
+ +- PacsError        the PACS does not answer, or refuses a result
  +- StorageError     a file could not be written (disk full, no permission)
 """
 
@@ -28,7 +28,7 @@ class RequestError(UncolError):
 
 
 class BusyError(UncolError):
-    """The server has as much to compute as it takes; the same request may succeed later."""
+    """The server is fully busy; the same request may succeed later."""
 
     http_status = 429
 
@@ -48,13 +48,13 @@ class WeightsError(UncolError):
 
 
 class TrainingError(UncolError):
-    """Training cannot start or go on; nothing that was published has changed."""
+    """Training cannot start or continue; nothing that was published has changed."""
 
     http_status = 409
 
 
 class PacsError(UncolError):
-    """The PACS does not answer or refuses; what was saved here stays."""
+    """The PACS does not answer, or refuses; what was saved here is kept."""
 
     http_status = 502
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ PACKAGES = ("torch", "monai", "monailabel", "numpy", "uncol")
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of what decides a result; `source` for what is not installed."""
+    """Return the versions of the packages that decide a result; `source` for one not installed."""
     return {name: _version(name) for name in PACKAGES}
 
 
@@ -25,6 +26,7 @@ def report_header(**measured: object) -> dict[str, object]:
         "command": " ".join(sys.argv),
         **measured,
         "machine": platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
         "versions": package_versions(),
     }
     return dict(header)

@@ -1,4 +1,4 @@
-"""What a round of training is made with."""
+"""The settings of one round of training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RoundSettings:
-    """What a round is made with; see `settings.Settings` for the meaning of most.
+    """The settings of one round of training; `settings.Settings` explains most of them.
 
     Attributes:
         labels: name to value.
@@ -27,10 +27,10 @@ class RoundSettings:
         model_dir: folder of versions, caches and weights.
         device: where it computes.
         seed: seed of networks, crops and clicks.
-        step_scale: multiplies the planned steps.
-        labeled_only: train although nothing is unlabeled.
-        cache_gb: most GiB on disk for what the generalist saw.
-        one_piece: whether predictions keep single structures in one piece, see
+        step_scale: factor on the planned steps.
+        labeled_only: train even if no case is unlabeled.
+        cache_gb: most GiB on disk for the generalist's embeddings, and again for prepared scans.
+        one_piece: whether predictions drop stray pieces of structures, see
             `inference/one_piece.py`.
     """
 

@@ -1,7 +1,7 @@
 """Settings from `--conf` pairs, read once, all mistakes reported together.
 
-What may be chosen comes from the registries themselves: generalists, presets, recipes. Loads no
-torch, so that the command line can say what there is.
+The choices come from the registries themselves: generalists, presets, recipes. Loads no torch, so
+that the command line can list them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 NUMBERS = {"max_upload_mb": (1, 2**20), "cache_gb": (1, 2**20)}  # least and most
 KNOWN = ("labels", *CHOICES, *NUMBERS, "teacher_weights", "model_dir")
-# what MONAI Label's own apps take and their users pass from habit
+# settings of MONAI Label's own apps, which their users pass from habit
 HABITS = frozenset(
     {
         *("models", "preload", "network", "bundles", "heuristic_planner", "use_pretrained_model"),
@@ -62,14 +62,15 @@ class Settings(BaseModel):
         generalist: its name.
         generalist_weights: a weights file for it, or None for the usual one.
         mode: a key of `RECIPES`.
-        modality: how intensities are normalized; and which series of a PACS are scans.
+        modality: how intensities are normalized, and which series of a PACS count as scans.
         pacs_results: when the student's label and map are stored in the PACS: when a request asks
             for it, or also whenever a case has been scored.
-        one_piece: whether what is one piece in all annotated scans stays one in predictions of
-            versions trained from now on.
+        one_piece: whether predictions keep only the largest piece of a label, or of all labels
+            together, that is a single piece in every annotated scan; for versions trained from now
+            on.
         model_dir: where versions, caches and downloaded weights are kept.
-        max_upload_mb: most MiB of one upload.
-        cache_gb: most GiB on disk for what training prepares and can make again.
+        max_upload_mb: size of the largest upload, in MiB.
+        cache_gb: most GiB on disk for the generalist's embeddings, and again for prepared scans.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -96,7 +97,7 @@ class Settings(BaseModel):
         return ModelFolder(self.model_dir)
 
     def for_round(self, device: torch.device) -> RoundSettings:
-        """Return what rounds and surveys take of the settings."""
+        """Return the settings that rounds and surveys use."""
         return RoundSettings(
             labels=self.labels,
             preset=self.preset,
@@ -134,7 +135,7 @@ def parse_settings(conf: Mapping[str, str]) -> tuple[Settings, list[str]]:
                 mistakes.append(f"{key}: {error}")
     if mistakes:
         listed = "\n".join(f"  - {mistake}" for mistake in mistakes)
-        raise SettingsError(f"Settings (--conf) with mistakes:\n{listed}")
+        raise SettingsError(f"Mistakes in the settings (--conf):\n{listed}")
     return Settings.model_validate(values), _notes(conf)
 
 
@@ -145,7 +146,7 @@ def _notes(conf: Mapping[str, str]) -> list[str]:
     ]
     if "labels" not in conf:
         notes.append(
-            "No labels given: there is one, called 'target'. Name yours with "
+            "No labels given, so there is one, called 'target'. Name yours with "
             '--conf labels "liver,spleen".'
         )
     return notes
@@ -207,7 +208,7 @@ def _from_json(text: str) -> dict[str, int]:
 def _from_names(text: str) -> dict[str, int]:
     names = [name.strip() for name in text.split(",")]
     if len(set(names)) != len(names):
-        raise ValueError("a name stands there twice.")
+        raise ValueError("a name appears twice.")
     return {name: value for value, name in enumerate(names, start=1)}
 
 

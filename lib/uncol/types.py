@@ -7,4 +7,4 @@ from typing import Any
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-"""A numpy array; shape and values are said where it is used."""
+"""A numpy array; shape and values are stated where it is used."""

@@ -83,6 +83,13 @@ def slicer_client(slicer_folder: Path) -> Any:
     return MONAILabelClient
 
 
+@pytest.fixture(scope="module")
+def client(live: Live, slicer_client: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Slicer's client, connected to the module's server."""
+    folder = tmp_path_factory.mktemp("slicer")
+    return slicer_client(live.url, tmpdir=str(folder), client_id="user-slicer")
+
+
 @pytest.fixture(scope="session")
 def slicer_plugin(slicer_folder: Path) -> Iterator[Any]:
     """The plug-in's own module, imported with stand-ins for what only Slicer has."""

@@ -110,7 +110,7 @@ def test_bad_labels_are_refused_and_the_good_one_stays(
     assert put_label(url, case, source).status_code == 200
     kept = (studies / "labels" / "final" / f"{case}.nii.gz").read_bytes()
     attempts = {
-        "grid of its own": change(lambda a: a[:-1], source, tmp_path / "cut.nii.gz"),
+        "scan's grid": change(lambda a: a[:-1], source, tmp_path / "cut.nii.gz"),
         "no label of this app": change(lambda a: a * 7, source, tmp_path / "sevens.nii.gz"),
         "is empty": change(np.zeros_like, source, tmp_path / "nothing.nii.gz"),
         "whole numbers": change(lambda a: a * 0.5, source, tmp_path / "halves.nii.gz"),
@@ -276,7 +276,7 @@ def test_wrong_settings_stop_the_start_and_list_every_mistake(
     assert "did you mean 'preset'" in text
     assert "'sam9' is not one of" in text
     assert "'fast' is not one of" in text
-    assert "a name stands there twice" in text
+    assert "a name appears twice" in text
 
 
 def test_wrong_teacher_weights_are_named_and_the_server_lives_on(

@@ -33,7 +33,7 @@ def start(pool: tuple[Path, Path, str], fresh_studies: Path, tmp_path: Path) -> 
     )
 
 
-def wait(until: Callable[[], bool], limit_s: float = 240) -> None:
+def wait(until: Callable[[], bool], limit_s: float = 400) -> None:
     end = time.monotonic() + limit_s
     while not until():
         assert time.monotonic() < end, "it took too long"

@@ -69,7 +69,7 @@ def simulate(
     ] = None,
     cases: Annotated[int, typer.Option(help="most cases of the pool, test ones aside")] = 100,
     preset: Annotated[str, options.PRESET_OPTION] = "auto",
-    teacher: Annotated[str, options.TEACHER_OPTION] = "litemedsam",
+    generalist: Annotated[str, options.GENERALIST_OPTION] = "litemedsam",
     step_scale: Annotated[float, options.STEP_SCALE_OPTION] = 1.0,
 ) -> None:
     """Replay annotation on a labeled pool: Dice against labeled cases, per strategy."""
@@ -89,7 +89,7 @@ def simulate(
             seeds=options.numbers(seeds),
             test=max(1, min(options.TEST, len(pool.files) - stop)) if test is None else test,
             cases=cases,
-            settings=options.round_of(labels, preset, teacher, step_scale),
+            settings=options.round_of(labels, preset, generalist, step_scale),
             out=out,
         ),
         Console(),

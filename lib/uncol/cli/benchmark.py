@@ -56,7 +56,7 @@ def benchmark_rounds(
     test: Annotated[int, typer.Option(help="truly unseen cases")] = options.TEST,
     seed: Annotated[int, typer.Option()] = 0,
     preset: Annotated[str, options.PRESET_OPTION] = "auto",
-    teacher: Annotated[str, options.TEACHER_OPTION] = "litemedsam",
+    generalist: Annotated[str, options.GENERALIST_OPTION] = "litemedsam",
     step_scale: Annotated[float, options.STEP_SCALE_OPTION] = 1.0,
 ) -> None:
     """Play rounds with wrong labels in one, beside MONAI Label's own training."""
@@ -74,7 +74,7 @@ def benchmark_rounds(
             unlabeled=unlabeled,
             test=test,
             seed=seed,
-            settings=options.round_of(labels, preset, teacher, step_scale),
+            settings=options.round_of(labels, preset, generalist, step_scale),
             out=out,
         ),
         Console(),
@@ -100,7 +100,7 @@ def benchmark_ssl(
         str | None, typer.Option(help='of both stages, "400,800"; else what the app plans')
     ] = None,
     preset: Annotated[str, options.PRESET_OPTION] = "auto",
-    teacher: Annotated[str, options.TEACHER_OPTION] = "litemedsam",
+    generalist: Annotated[str, options.GENERALIST_OPTION] = "litemedsam",
     step_scale: Annotated[float, options.STEP_SCALE_OPTION] = 1.0,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; else what is there")] = None,
     patient: Annotated[
@@ -127,7 +127,7 @@ def benchmark_ssl(
             train=train,
             test=test,
             steps=(first, second) if steps else None,
-            settings=options.round_of(labels, preset, teacher, step_scale, device=device),
+            settings=options.round_of(labels, preset, generalist, step_scale, device=device),
             out=out,
             baseline=baseline,
         ),

@@ -23,7 +23,9 @@ STUDIES_OPTION = typer.Option(help="folder with images/ and labels/ of the same 
 LABELS_OPTION = typer.Option(help='names of the label values 1, 2, ...: "a,b"')
 MODEL_DIR_OPTION = typer.Option(help="the app's model_dir")
 PRESET_OPTION = typer.Option(help=f"the student's size: {', '.join(CHOICES['preset'])}")
-TEACHER_OPTION = typer.Option(help=f"the generalist: {', '.join(CHOICES['teacher'])}")
+GENERALIST_OPTION = typer.Option(
+    "--teacher", help=f"the generalist: {', '.join(CHOICES['teacher'])}"
+)
 STEP_SCALE_OPTION = typer.Option(help="multiplies the planned steps")
 
 
@@ -40,7 +42,7 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def round_of(
-    labels: str, preset: str, teacher: str, step_scale: float, *, device: str | None = None
+    labels: str, preset: str, generalist: str, step_scale: float, *, device: str | None = None
 ) -> RoundSettings:
     """Return what a round of an experiment is made with.
 
@@ -50,5 +52,5 @@ def round_of(
     """
     from uncol.tasks.device import device_of
 
-    settings, _ = parse_settings({"labels": labels, "preset": preset, "teacher": teacher})
+    settings, _ = parse_settings({"labels": labels, "preset": preset, "teacher": generalist})
     return replace(settings.for_round(device_of(device)), step_scale=step_scale)

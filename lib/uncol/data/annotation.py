@@ -39,7 +39,7 @@ def read_annotation(case: Case, grid: Grid, labels: Mapping[str, int]) -> Array:
 def grid_mismatch(case: str, label: tuple[int, ...], scan: tuple[int, ...]) -> str:
     """Return the message for a label that lies on another grid."""
     return (
-        f"Label of case '{case}' has {_by(label)} voxels on a grid of its own; its scan has "
+        f"Label of case '{case}' is not on its scan's grid: it has {_by(label)} voxels, the scan "
         f"{_by(scan)}. Export the segmentation with the scan as reference volume."
     )
 

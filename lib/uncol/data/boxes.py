@@ -1,4 +1,4 @@
-"""Boxes in a scan, in mm, as clients and records hold them. Loads no torch."""
+"""Boxes in a scan, in mm, as clients and records store them. Loads no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class BoxMm(BaseModel):
     """A box in a scan.
 
     Attributes:
-        center_mm: its centre in LPS; empty for one thinner than the scan's voxels.
+        center_mm: its centre in LPS mm; empty for a box thinner than the scan's voxels.
         size_mm: its sides along L, P, S.
         slice: the slice along K to look at, from 0.
     """

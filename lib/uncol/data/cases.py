@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 HELD_OUT_SHARE = 0.2
-HELD_OUT_FROM = 10  # annotated cases from which on some are held out
+HELD_OUT_FROM = 10  # number of annotated cases from which some are held out
 Side = Literal["train", "held_out"]
 
 
@@ -22,7 +22,7 @@ class Case:
         image: the scan's file.
         label: the submitted label's file, or None.
         segments: the label's values by segment name, as stored with it; empty if the label was
-            put there by hand, then its values are the app's own.
+            put there by hand: its values are then the app's own.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Pool:
 def decide(annotated: Iterable[str], decided: Mapping[str, Side]) -> dict[str, Side]:
     """Decide for annotated cases whether they train or judge; a decision is never changed.
 
-    With fewer than ten annotated cases all train. From the tenth on, up to half of the new ones
+    With fewer than ten annotated cases, all train. From the tenth on, up to half of the new ones
     judge, in the order of a hash of their names, until a fifth of all do.
 
     Args:
         annotated: names of all annotated cases.
-        decided: earlier decisions; also of cases whose label was removed since.
+        decided: earlier decisions, including those on cases whose label was removed since.
 
     Returns:
         All decisions, earlier ones unchanged.
@@ -69,12 +69,12 @@ def decide(annotated: Iterable[str], decided: Mapping[str, Side]) -> dict[str, S
 
 
 def split(cases: Iterable[Case], sides: Mapping[str, Side]) -> Pool:
-    """Split cases as decided; an annotated case of which nothing was decided trains."""
+    """Split cases as decided; an annotated case without a decision trains."""
     ordered = sorted(cases, key=lambda case: case.name)
     annotated = [case for case in ordered if case.label is not None]
     held_out = tuple(case for case in annotated if sides.get(case.name) == "held_out")
     labeled = tuple(case for case in annotated if case not in held_out)
-    # a judging case whose label was removed does not train: it may be labeled, and judge, again
+    # a judging case whose label was removed does not train: it may be labeled again, and judge
     unlabeled = tuple(
         case for case in ordered if case.label is None and sides.get(case.name) != "held_out"
     )

@@ -61,7 +61,7 @@ class CropMap:
         """Sample `(C, I, J, K)` on the crop's voxels, `fill` outside the scan.
 
         Only the part that the crop touches is read, so a memory-mapped volume stays on disk. The
-        result lies on the device of a tensor, on the CPU for an array.
+        result is on the volume's device; for an array, on the CPU.
         """
         points = self.places(self.shape)
         flat = points.reshape(-1, 3)
@@ -71,7 +71,7 @@ class CropMap:
         part = volume[
             (slice(None), *(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))
         ]
-        held = part if isinstance(part, Tensor) else torch.as_tensor(np.ascontiguousarray(part))
+        held = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
         held = held.float()
         unit = (2 * (points - low) + 1) / (high - low) - 1  # to grid_sample's -1...1
         sampled = F.grid_sample(

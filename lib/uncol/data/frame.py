@@ -18,15 +18,15 @@ from uncol.data.scan import Grid
 from uncol.data.stack import thick_axis
 from uncol.types import Array
 
-FLAT_MM = 1.0  # thickness that a single-slice image is taken to have
+FLAT_MM = 1.0  # assumed slice thickness of a single-slice image
 
 
 @dataclass(frozen=True)
 class Space:
-    """What all scans of one model are brought to.
+    """The axes and voxel size that all scans of one model are brought to.
 
     Attributes:
-        axcodes: nibabel axis codes of the working axes, e.g. `RAS`; the slice axis stands last.
+        axcodes: nibabel axis codes of the working axes, e.g. `RAS`; the slice axis is last.
         spacing_mm: working voxel size along these axes.
     """
 
@@ -36,7 +36,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Frame:
-    """The way between one scan's grid and the working grid.
+    """The mapping between one scan's grid and the working grid.
 
     Attributes:
         scan: the scan's grid.

@@ -1,9 +1,9 @@
 """Labels as annotators send them become the app's label values.
 
-Slicer writes voxel values in the order of the segments it exports, while the indices it sends
-along count skipped segments too (docs/monai-label.md section 1.7). So values are mapped by position in
-the list of segments and by name; the sent index is used only where it is what the voxels hold, and
-always where indices do not ascend, because Slicer's do: another client means what it says.
+Slicer numbers voxel values in the order of the segments it exports, but the indices it sends along
+also count skipped segments (docs/monai-label.md section 1.7). So values are mapped by position in
+the list of segments and by name. The indices are used if positions do not explain the voxel values.
+They come first if they do not ascend: Slicer's always do, and another client's are believed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ IGNORED = (*REVIEW_SEGMENTS, "background", "background_scribbles", "foreground_s
 IGNORE_VALUE = 255  # a voxel that nobody annotated; takes no part in any loss
 REVIEWED = "reviewed"  # a segment whose marks say which slices and boxes were looked at
 REVIEWED_VALUE = 254
-MARKS = {REVIEWED: REVIEWED_VALUE, "not_annotated": IGNORE_VALUE}  # segments that are no anatomy
+MARKS = {REVIEWED: REVIEWED_VALUE, "not_annotated": IGNORE_VALUE}  # segments that are not anatomy
 SOLID = 0.4  # share of its box that a dab fills; a scribble through a box fills far less
 
 
 def segment_values(
     label_info: Sequence[Mapping[str, Any]], present: Sequence[int], case: str
 ) -> dict[str, int]:
-    """Return which voxel value each segment has.
+    """Return the voxel value of each segment.
 
     Args:
         label_info: the client's list of `{"name", "idx"}`, in segment order.
@@ -39,7 +39,7 @@ def segment_values(
 
     Raises:
         LabelError: neither the indices nor the positions explain the voxel values, or two segments
-            of one name have voxels.
+            with the same name have voxels.
     """
     names, indices = names_and_indices(label_info, case)
     values = sorted(set(present) - {0, REVIEWED_VALUE, IGNORE_VALUE})
@@ -57,10 +57,10 @@ def segment_values(
 def names_and_indices(
     label_info: Sequence[Mapping[str, Any]], case: str
 ) -> tuple[list[str], list[int]]:
-    """Return the segments' names and indices; one without an index has its place in the list.
+    """Return the segments' names and indices; a missing index becomes the place in the list.
 
     Raises:
-        LabelError: it is no list of `{"name", "idx"}`.
+        LabelError: it is not a list of `{"name", "idx"}`.
     """
     try:
         names = [str(segment.get("name", "")) for segment in label_info]
@@ -75,13 +75,13 @@ def names_and_indices(
 def _by_name(
     names: Sequence[str], numbers: Sequence[int], values: Sequence[int], case: str
 ) -> dict[str, int]:
-    """Return each name's value; of two segments of one name that which has voxels."""
+    """Return each name's value; of two segments with one name, that of the one with voxels."""
     segments: dict[str, int] = {}
     for name, number in zip(names, numbers, strict=True):
         if name in segments and segments[name] in values and number in values:
             raise LabelError(
                 f"Label of case '{case}' has two segments named '{name}'. Keep one of them (the "
-                "viewer makes one for each label by itself), and submit again."
+                "viewer creates one per label by itself), and submit again."
             )
         if name not in segments or number in values:
             segments[name] = number
@@ -130,12 +130,12 @@ def map_label(
 
 
 def annotated_part(mapped: Array) -> Array:
-    """Turn what lies outside the reviewed places, if any are marked, into not annotated.
+    """If any places are marked as reviewed, turn all that lies outside them into not annotated.
 
-    A mark one voxel thick stands for its whole slice, and so does each slice of a solid one (dabs
-    in neighbouring slices touch); any other stands for the box around it. So a dab of paint marks
-    a slice and a scribble through a proposed box marks the box. What the paint itself covers is
-    unknown.
+    A mark one voxel thick stands for its whole slice, and so does each slice of a solid mark
+    (dabs in neighbouring slices touch). Any other mark stands for the box around it. So a dab of
+    paint marks a slice, and a scribble through a proposed box marks the box. The voxels under the
+    paint itself count as not annotated.
 
     Args:
         mapped: `(I, J, K)` from `map_label`.
@@ -152,7 +152,7 @@ def annotated_part(mapped: Array) -> Array:
         sizes = [part.stop - part.start for part in box]
         solid = (parts[box] == number).mean() >= SOLID
         whole = [slice(None)] * 3
-        thin = 2 - int(np.argmin(sizes[::-1]))  # of equal ones the file's slice axis counts
+        thin = 2 - int(np.argmin(sizes[::-1]))  # if sides are equal, the file's slice axis
         whole[thin] = box[thin]
         reviewed[tuple(whole) if solid or min(sizes) == 1 else box] = True
     return np.where(reviewed & ~marks, mapped, IGNORE_VALUE).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What is asked of bool masks: their largest piece, and the boxes around them."""
+"""Bool masks: their largest piece, and the boxes around them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def largest_component(mask: Array, *, corners: bool = False) -> Array:
 
     Args:
         mask: of any dimension.
-        corners: whether voxels that share but a corner hang together; else they share a face.
+        corners: whether sharing a corner connects voxels; else only sharing a face does.
     """
     structure = ndimage.generate_binary_structure(mask.ndim, mask.ndim if corners else 1)
     parts, count = ndimage.label(mask, structure=structure)
@@ -47,7 +47,7 @@ def tight_box(mask: Array, *, margin: float = 0.0) -> Array | None:
 
 
 def filled_box(mask: Array) -> Array:
-    """Return the tight bounding box of a bool mask of any dimension, filled; empty if it is."""
+    """Return the tight bounding box of a bool mask of any dimension, filled."""
     box = np.zeros_like(mask)
     for place in ndimage.find_objects(mask.astype(np.uint8)):
         box[place] = True

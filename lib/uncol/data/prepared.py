@@ -21,7 +21,7 @@ from uncol.data.scan import read_grid, read_scan
 from uncol.storage.files import file_digest, replacing
 from uncol.types import Array
 
-MAX_CENTERS = 2000  # foreground voxels kept a label, to centre crops on
+MAX_CENTERS = 2000  # foreground voxels kept per label, to centre crops on
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class TrainingCase:
         label: `(1, I, J, K)` uint8 with 255 for voxels not annotated, memory-mapped, or None.
         centers: foreground voxels `(n, 3)` of each label that occurs.
         spacing_mm: working voxel size.
-        low: the image's minimum, which stands for everything outside the scan.
+        low: the image's minimum, used for everything outside the scan.
     """
 
     name: str
@@ -125,13 +125,13 @@ class CaseStore:
 
 
 def _mapped(path: Path) -> Array:
-    os.utime(path)  # it is used now: others go first when room is short
+    os.utime(path)  # marks it as used now, so that trimming deletes others first
     array: Array = np.load(path, mmap_mode="r")
     return array
 
 
 def _allow_many_files() -> None:
-    """Raise this process's limit of open files: each mapped scan and label holds one."""
+    """Raise this process's limit on open files: each mapped scan and label takes one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

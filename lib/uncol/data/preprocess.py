@@ -21,7 +21,7 @@ class Prepared:
     """A scan as the networks see it.
 
     Attributes:
-        image: `(1, I, J, K)` float32 in the working frame, mean 0 and deviation 1.
+        image: `(1, I, J, K)` float32 in the working frame, mean 0 and standard deviation 1.
         frame: the way back to the scan's grid.
     """
 
@@ -35,7 +35,7 @@ def prepare(scan: Volume, space: Space, modality: str) -> Prepared:
     Args:
         scan: the scan as read.
         space: the model's space.
-        modality: `ct`, `mr` or `auto` (CT where values go below -500).
+        modality: `ct`, `mr` or `auto` (CT where values go below -500 HU).
     """
     frame = make_frame(scan.grid, space)
     image = frame.to_working(as_tensor(scan.array))
@@ -43,7 +43,7 @@ def prepare(scan: Volume, space: Space, modality: str) -> Prepared:
 
 
 def normalize(image: Tensor, modality: str) -> Tensor:
-    """Clip outliers and scale to mean 0, deviation 1.
+    """Clip outliers and scale to mean 0, standard deviation 1.
 
     CT is clipped to -200...300 HU. MR is clipped to its own 0.5th and 99.5th percentile.
     """
@@ -55,6 +55,6 @@ def normalize(image: Tensor, modality: str) -> Tensor:
         values = image.flatten()
         values = values[:: max(1, values.numel() // MAX_SAMPLES)]
         low, high = torch.quantile(values, torch.tensor(MR_PERCENTILES)).tolist()
-    if low < high:  # equal when nearly all voxels share one value; then clipping would empty it
+    if low < high:  # equal when nearly all voxels share one value; then clipping would flatten it
         image = image.clamp(low, high)
     return (image - image.mean()) / image.std().clamp_min(1e-6)

@@ -19,7 +19,7 @@ from uncol.errors import LabelError, ScanError, StorageError, UncolError
 from uncol.types import Array
 
 NIFTI = (".nii", ".nii.gz")
-# what nibabel and SimpleITK raise on a damaged file; MemoryError by absurd sizes in its header
+# what nibabel and SimpleITK raise on a damaged file; MemoryError from absurd sizes in its header
 DAMAGED = (
     *(OSError, EOFError, ValueError, RuntimeError, MemoryError, zlib.error),
     *(ImageFileError, WrapStructError, HeaderDataError),
@@ -27,7 +27,7 @@ DAMAGED = (
 # ITK keeps physical space in LPS+, we (and nibabel) in RAS+.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MAX_VOXELS = 2**29  # 512 x 512 x 2048; read as float32 that is 2 GiB
-POSSIBLE_SPACING_MM = (1e-3, 100.0)  # of anything that a scanner makes
+POSSIBLE_SPACING_MM = (1e-3, 100.0)  # the range that scanners produce
 RGB_TO_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601 luma
 
 
@@ -50,7 +50,7 @@ class Grid:
         return (float(sizes[0]), float(sizes[1]), float(sizes[2]))
 
     def matches(self, other: Grid, *, tolerance_voxels: float = 0.1) -> bool:
-        """Say whether both grids put every voxel at the same place, within the tolerance."""
+        """Return whether both grids put every voxel at the same place, within the tolerance."""
         if self.shape != other.shape:
             return False
         corners = np.array([[i, j, k, 1.0] for i in (0, 1) for j in (0, 1) for k in (0, 1)]).T
@@ -110,7 +110,7 @@ def read_scan(path: str | Path, *, case: str | None = None) -> Volume:
 
 
 def read_grid(path: str | Path, *, case: str) -> Grid:
-    """Read only where a scan's voxels lie, without its voxels.
+    """Read a scan's grid without its voxels.
 
     Raises:
         ScanError: the file is missing, damaged, not 2D or 3D, or of absurd size.
@@ -170,7 +170,7 @@ def write_volume(path: str | Path, array: Array, grid: Grid, *, compress: bool =
 
 
 def resample_nearest(volume: Volume, grid: Grid) -> Array:
-    """Return a label map or mask in another grid, `grid.shape`; 0 outside its own."""
+    """Return a label map or mask resampled to another grid, `grid.shape`; 0 outside its own."""
     reference = sitk.Image(list(grid.shape), sitk.sitkUInt8)
     _place(reference, grid)
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array.T))
@@ -180,7 +180,7 @@ def resample_nearest(volume: Volume, grid: Grid) -> Array:
 
 
 def _read(path: Path, name: str, error_class: type[UncolError], kind: str) -> Volume:
-    _grid(path, name, error_class, kind)  # before a header's promise fills the memory
+    _grid(path, name, error_class, kind)  # checked before a header's false size fills the memory
     try:
         nifti = file_extension(path) in NIFTI
         array, affine = _read_nifti(path) if nifti else _read_itk(path)
@@ -194,7 +194,7 @@ def _read(path: Path, name: str, error_class: type[UncolError], kind: str) -> Vo
     if array.ndim != 3:
         raise error_class(
             f"The {kind} of case '{name}' has shape {shape} ({path}); uncol reads one 2D or 3D "
-            "image a file. Split a time series or a multi-channel file into single volumes."
+            "image per file. Split a time series or a multi-channel file into single volumes."
         )
     size_i, size_j, size_k = array.shape
     return Volume(array, Grid((size_i, size_j, size_k), affine))
@@ -269,11 +269,11 @@ def _grey(array: Array) -> Array:
         return np.asarray(array[..., :3].astype(np.float32) @ RGB_TO_GREY)
     if channels == 2:
         return np.asarray(array[..., 0])
-    raise ValueError(f"{channels} channels a voxel; uncol reads grey or RGB images")
+    raise ValueError(f"{channels} channels per voxel; uncol reads grey or RGB images")
 
 
 def affine_from_itk(image: sitk.Image | sitk.ImageFileReader) -> Array:
-    """Return voxel index to RAS mm of an image as ITK holds it."""
+    """Return the affine from voxel index to RAS mm of an ITK image."""
     dims = image.GetDimension()
     affine = np.eye(4)
     direction = np.array(image.GetDirection()).reshape(dims, dims)[:3, :3]

@@ -19,15 +19,15 @@ SEGMENT_NAME = re.compile(r"Segment(\d+)_Name")
 def read_seg_nrrd(path: Path, *, case: str) -> tuple[Volume, dict[str, int]]:
     """Read a `.seg.nrrd`.
 
-    Slicer keeps segments that overlap in layers of their own, names and values in the header.
+    Slicer keeps overlapping segments in separate layers, and names and values in the header.
 
     Args:
         path: the file.
         case: the case's name for messages.
 
     Returns:
-        `(I, J, K)` int32 with 1, 2, ... for the segments in the file's order, and the value of each
-        name.
+        `(I, J, K)` int32 with 1, 2, ... for the segments in the file's order, and each name's
+        value.
 
     Raises:
         LabelError: the file is damaged, has no segments, or two of them overlap.

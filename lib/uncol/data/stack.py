@@ -1,4 +1,4 @@
-"""What makes a scan a stack of thick slices: the one rule. Loads no torch."""
+"""The one rule for when a scan is a stack of thick slices. Loads no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def thick_axis(
 
     Args:
         spacing_mm: voxel size along I, J, K; infinite for an axis of a single voxel.
-        shape: voxels along them; a single one makes that axis the one.
+        shape: voxels along these axes; an axis of a single voxel is returned at once.
     """
     if shape is not None and 1 in shape:
         return list(shape).index(1)

@@ -23,8 +23,8 @@ def connect(url: str, modality: str) -> Pacs:
 
     Args:
         url: its DICOMweb root.
-        modality: the app's setting; says what is listed unless
-            `MONAI_LABEL_DICOMWEB_SEARCH_FILTER` does.
+        modality: the app's setting; decides what is listed, unless
+            `MONAI_LABEL_DICOMWEB_SEARCH_FILTER` is set.
     """
     logging.getLogger("dicomweb_client").setLevel(logging.WARNING)  # it logs every search
     wanted = server_settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
@@ -44,7 +44,7 @@ def mirror_folder(url: str) -> str:
 
 def _client(url: str) -> DICOMwebClient:
     client = _connected(url)
-    # it would try for a minute, and a request waits; what fails is tried again at a later one
+    # retries would keep a request waiting for a minute; a later request tries again instead
     client.set_http_retry_params(retry=False)
     return client
 

@@ -23,7 +23,7 @@ class Kept:
     Attributes:
         path: its file, in the app's values.
         until: when it was replaced or removed, UTC, ISO 8601.
-        info: what was known of it: `user`, `ts` (when it was submitted), `label_info`.
+        info: what was known about it: `user`, `ts` (when it was submitted), `label_info`.
     """
 
     path: Path
@@ -35,14 +35,14 @@ class History:
     """`.history/<case>/<until>-<digest><extension>`, with a `.json` of the same name."""
 
     def __init__(self, studies: Path) -> None:
-        """Open the history of a studies folder; nothing need be there."""
+        """Open the history of a studies folder; it need not exist yet."""
         self._folder = studies / FOLDER
 
     def keep(self, case: str, label: Path, extension: str, info: Mapping[str, Any]) -> None:
-        """Keep a label that is about to be replaced or removed. It stays where it is, too.
+        """Keep a copy of a label that is about to be replaced or removed.
 
         Raises:
-            OSError: it cannot be kept; nothing was changed.
+            OSError: the copy cannot be written; the label is unchanged.
         """
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H%M%S.%fZ")
         target = self._folder / case / f"{now}-{file_digest(label)[:12]}{extension}"

@@ -1,11 +1,11 @@
 """A PACS as a datastore: scans come from it, labels and maps go to it.
 
-Scans are mirrored (`pacs_mirror.py`). Labels live in both: whoever stores a DICOM Segmentation of a
-scan in the PACS has submitted a label.
+Scans are mirrored (`pacs_mirror.py`). Labels live in both places: to store a DICOM Segmentation of
+a scan in the PACS is to submit a label.
 
-It stands in for MONAI Label 0.8.5's `DICOMWebDatastore`, which lists CT only, remembers its lists
-for two hours (a label just submitted is not counted), reads labels back cropped and renumbered, and
-takes every segmentation in the PACS for a label.
+It replaces MONAI Label 0.8.5's `DICOMWebDatastore`, which lists CT only, caches its lists for two
+hours (a label just submitted is not counted), reads labels back cropped and renumbered, and treats
+every segmentation in the PACS as a label.
 """
 
 from __future__ import annotations
@@ -46,14 +46,15 @@ logger = logging.getLogger(__name__)
 
 FINAL = DefaultLabelTag.FINAL
 REMOVED = "removed"  # tag of labels whose segmentation somebody deleted in the PACS
-LONGEST_WAIT_S = 120.0  # between two tries to store a label that the PACS did not take
+LONGEST_WAIT_S = 120.0  # between two attempts to store a label that the PACS did not accept
 
 
 class PacsDatastore(PacsMirror):
     """The scans of a PACS, with labels and results kept there too.
 
-    A case's info holds, beside what the mirror keeps, the `segmentations` seen of it in the order
-    they came, `results` of the student by kind, and `label_refused` with the reason.
+    Besides what the mirror keeps, a case's info holds the UIDs of its `segmentations` in the order
+    they arrived, the student's `results` by kind, and in `label_refused` why the latest
+    segmentation is not used.
     """
 
     takes_results = True
@@ -73,7 +74,7 @@ class PacsDatastore(PacsMirror):
 
     @contextmanager
     def taking_up_many(self) -> Iterator[None]:
-        """Write the index at each change: the exchange takes longer, and must not be forgotten."""
+        """Write the index at each change: what was exchanged with the PACS must not be lost."""
         yield
 
     # --- labels ---
@@ -83,11 +84,11 @@ class PacsDatastore(PacsMirror):
     ) -> str:
         """Save a label here and, if it is a submitted one, in the PACS.
 
-        If the PACS does not take it now, it is sent again later.
+        If the PACS does not accept it now, it is sent again later.
 
         Raises:
             RequestError, LabelError, StorageError: as `UncolDatastore.save_label`.
-            ScanError, PacsError: the scan could not be had.
+            ScanError, PacsError: the scan could not be fetched.
         """
         self.list_images()
         self.get_image_uri(image_id)
@@ -99,7 +100,7 @@ class PacsDatastore(PacsMirror):
         return image_id
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Remove a label, in the PACS too where that allows it."""
+        """Remove a label, also from the PACS if it allows that."""
         with self._exchange:
             info = self.get_label_info(label_id, label_tag)
             if label_tag == FINAL and info.get("pacs") == "stored":
@@ -114,8 +115,8 @@ class PacsDatastore(PacsMirror):
     ) -> dict[str, str]:
         """Store a student's label and map in the PACS, in place of an earlier version's.
 
-        DICOMweb cannot ask a server to delete. Where the server does it nevertheless, the earlier
-        results go; elsewhere the new ones name them as their predecessors.
+        The new results name the earlier ones as their predecessors. DICOMweb has no delete, so the
+        earlier ones are removed only where the server offers it anyway.
 
         Args:
             image_id: the case.
@@ -127,7 +128,7 @@ class PacsDatastore(PacsMirror):
             SeriesInstanceUID by kind, `student` and `uncertainty`.
 
         Raises:
-            PacsError: the PACS does not take it.
+            PacsError: the PACS does not accept them.
             RequestError: the case is not in the PACS.
         """
         if image_id not in self.list_images():
@@ -165,7 +166,7 @@ class PacsDatastore(PacsMirror):
     def segmentation(
         self, image_id: str, label_filename: str, label_info: Sequence[Mapping[str, Any]]
     ) -> Dataset:
-        """Return a label map of a case as DICOM Segmentation, stored nowhere.
+        """Return a label map of a case as a DICOM Segmentation, without storing it.
 
         Args:
             image_id: the case.
@@ -173,7 +174,7 @@ class PacsDatastore(PacsMirror):
             label_info: its segments, `{"name", "idx"}` each.
 
         Raises:
-            LabelError: it is empty, or its values are not explained.
+            LabelError: it is empty, or `label_info` does not explain its values.
         """
         array = read_label(label_filename, case=image_id).array
         segments = segment_values(label_info, np.unique(array).tolist(), image_id)
@@ -213,7 +214,7 @@ class PacsDatastore(PacsMirror):
             logger.info("Segmentation %s is now the label of case '%s'", entry.uid, image)
         except (LabelError, ScanError, PacsError) as error:
             if isinstance(error, PacsError) and not self._inbox.failed(entry, error):
-                return  # it may come the next time
+                return  # the next attempt may succeed
             refused = f"Segmentation '{entry.tags['SeriesDescription']}' is not used: {error}"
             logger.warning("%s", refused)
         seen = [*self._datastore.objects[image].image.info.get("segmentations", []), entry.uid]
@@ -236,7 +237,7 @@ class PacsDatastore(PacsMirror):
             self._failures[image] += 1
             wait = min(2.0 ** self._failures[image], LONGEST_WAIT_S)
             self._again_at[image] = time.monotonic() + wait
-            logger.error("The label of case '%s' waits here for the PACS: %s", image, error)
+            logger.error("The label of case '%s' is not in the PACS yet: %s", image, error)
             return
         self._failures.pop(image, None)
         seen = [*self.get_image_info(image).get("segmentations", []), uid]
@@ -262,9 +263,10 @@ class PacsDatastore(PacsMirror):
                 self._send(image)
 
     def _retire_deleted(self, listed: dict[str, Entry]) -> None:
-        """Where somebody deleted a label's segmentation, the one before counts again, or none.
+        """Retire labels whose segmentation was deleted; the one before it, if any, counts again.
 
-        Deleted is what was listed once: one that was stored a moment ago may not be listed yet.
+        Only a segmentation that was listed before can count as deleted: one that was stored a
+        moment ago may not be listed yet.
         """
         for image, case in list(self._datastore.objects.items()):
             label = case.labels.get(FINAL)
@@ -281,7 +283,7 @@ class PacsDatastore(PacsMirror):
             super().save_label(image, path, REMOVED, dict(label.info))
             super().remove_label(image, FINAL)
             left = [uid for uid in case.image.info.get("segmentations", []) if uid in listed]
-            self.update_image_info(image, {"segmentations": left[:-1]})  # the last is seen anew
+            self.update_image_info(image, {"segmentations": left[:-1]})  # [-1] is read again
 
 
 def _origin(entry: Entry, dataset: Dataset) -> dict[str, Any]:
@@ -295,7 +297,7 @@ def _origin(entry: Entry, dataset: Dataset) -> dict[str, Any]:
 
 
 def _reference(before: dict[str, str], series: Series) -> Dataset:
-    """Return what names an earlier result (PredecessorDocumentsSequence, PS3.3 C.17.2)."""
+    """Return a reference to an earlier result (PredecessorDocumentsSequence, PS3.3 C.17.2)."""
     instance, of_series, of_study = Dataset(), Dataset(), Dataset()
     instance.ReferencedSOPClassUID = before["class"]
     instance.ReferencedSOPInstanceUID = before["instance"]

@@ -1,6 +1,6 @@
 """The scans of a PACS as a datastore: listed from it, fetched when somebody needs them.
 
-The server keeps a mirror: a folder as `UncolDatastore` has it, whose index is filled from the PACS.
+The server keeps a mirror: a folder like that of `UncolDatastore`, its index filled from the PACS.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from uncol.types import Array
 
 logger = logging.getLogger(__name__)
 
-FRESH_S = (1.0, 30.0)  # how long the PACS is not asked again, at least and at most
-SHARE = 20  # and this many times what the last asking took, so that a slow one is left in peace
-PATIENCE_S = 5.0  # how long one request exchanges with the PACS; the rest waits for the next
+FRESH_S = (1.0, 30.0)  # shortest and longest pause between two queries of the PACS
+SHARE = 20  # in between: this many times what the last query took, to spare a slow PACS
+PATIENCE_S = 5.0  # longest exchange with the PACS in one request; the rest is left to the next
 SCAN = ".nii.gz"
 GONE = "It is no longer in the PACS."
 
 
 class PacsMirror(UncolDatastore):
-    """Scans only. A case's id is its SeriesInstanceUID; its info holds what the PACS tells.
+    """Scans only. A case's id is its SeriesInstanceUID; its info holds what the PACS lists of it.
 
-    Where a scan cannot be used, its info says why in `unusable`.
+    If a scan cannot be used, its info says why in `unusable`.
     """
 
     def __init__(self, folder: str, pacs: Pacs, **options: Any) -> None:
@@ -55,25 +55,25 @@ class PacsMirror(UncolDatastore):
         super().__init__(folder, **options)
 
     def name(self) -> str:
-        """Return where the PACS is."""
+        """Return the URL of the PACS."""
         return self._pacs.url
 
     def list_images(self) -> list[str]:
-        """Return the ids of all scans that can be used."""
+        """Return the ids of all usable scans."""
         self.synchronize()
         return self._usable(super().list_images())
 
     def get_labeled_images(
         self, label_tag: str | None = None, labels: list[str] | None = None
     ) -> list[str]:
-        """Return the ids of scans with a submitted label."""
+        """Return the ids of usable scans with a submitted label."""
         self.synchronize()
         return self._usable(super().get_labeled_images(label_tag, labels))
 
     def get_unlabeled_images(
         self, label_tag: str | None = None, labels: list[str] | None = None
     ) -> list[str]:
-        """Return the ids of scans without one."""
+        """Return the ids of usable scans without a submitted label."""
         self.synchronize()
         return self._usable(super().get_unlabeled_images(label_tag, labels))
 
@@ -87,8 +87,9 @@ class PacsMirror(UncolDatastore):
         """Return the path of a scan as NIfTI, fetched from the PACS the first time.
 
         Raises:
-            ScanError: the series is no volume; the case is left out from then on.
-            PacsError: the PACS does not give it.
+            ScanError: the series is not a volume; the case is left out from then on.
+            PacsError: the PACS does not deliver it.
+            StorageError: it could not be written.
         """
         path: str = super().get_image_uri(image_id)
         if path and not Path(path).exists():
@@ -114,13 +115,13 @@ class PacsMirror(UncolDatastore):
     def synchronize(self) -> None:
         """Take up what is new in the PACS.
 
-        Asks it at most once a second, a slow one less often. If it does not answer, what was known
-        stays.
+        Queries it at most once per second, a slow one less often. If it does not answer, the index
+        stays as it is.
         """
         if self._frozen or time.monotonic() < self._next_at:
             return
         if not self._exchange.acquire(timeout=PATIENCE_S):
-            return  # another request is at it
+            return  # another request is querying
         try:
             if time.monotonic() >= self._next_at:
                 self._try_to_ask()
@@ -128,7 +129,7 @@ class PacsMirror(UncolDatastore):
             self._exchange.release()
 
     def take_up_news(self) -> None:
-        """Ask the PACS now: something was stored there through this server."""
+        """Query the PACS now: something was stored there through this server."""
         self._next_at = 0.0
         self.synchronize()
 
@@ -171,7 +172,7 @@ class PacsMirror(UncolDatastore):
         """Return a scan's DICOM headers with its grid, fetched with the scan.
 
         Raises:
-            ScanError, PacsError: the scan could not be had.
+            ScanError, PacsError, StorageError: the scan could not be fetched.
         """
         self.get_image_uri(image_id)
         return read_headers(self._headers(image_id), case=image_id)
@@ -182,7 +183,7 @@ class PacsMirror(UncolDatastore):
     def _fetch(self, image_id: str, path: Path) -> None:
         info = self._datastore.objects[image_id].image.info
         with FileLock(path.with_name(f".{path.name}.lock")), scratch(self._datastore_path) as work:
-            if path.exists():  # by another process, meanwhile
+            if path.exists():  # another process has fetched it meanwhile
                 return
             received = work / "received"
             received.mkdir()
@@ -196,7 +197,7 @@ class PacsMirror(UncolDatastore):
                 for number, header in enumerate(series.headers):
                     header.save_as(headers / f"{number:05d}.dcm")
                 self._headers(image_id).parent.mkdir(exist_ok=True)
-                # of a fetch that was killed between the two renames
+                # left by a fetch that was killed between the two renames
                 shutil.rmtree(self._headers(image_id), ignore_errors=True)
                 headers.rename(self._headers(image_id))
                 (work / path.name).rename(path)
@@ -234,12 +235,12 @@ def _is_gone(case: ImageLabelModel) -> bool:
 
 @contextmanager
 def scratch(folder: str) -> Iterator[Path]:
-    """Give a folder beside the scans, to rename from, that is gone afterwards."""
+    """Yield a temporary folder beside the scans, so that files can be renamed into place."""
     with tempfile.TemporaryDirectory(prefix=".incoming-", dir=folder) as name:
         yield Path(name)
 
 
 def _compact(array: Array) -> Array:
-    """Return whole numbers as int16, which takes half the room."""
+    """Return the array as int16, half the size, if that changes no value."""
     small = array.astype(np.int16)
     return small if np.array_equal(small, array) else array

@@ -28,7 +28,7 @@ def case_of(store: Datastore, name: str) -> Case:
 
 
 def cases_of(store: Datastore) -> list[Case]:
-    """Return all cases of a datastore; one whose scan cannot be had is left out, and logged."""
+    """Return all cases of a datastore; one whose scan cannot be fetched is logged and left out."""
     cases = []
     for name in store.list_images():
         try:
@@ -39,5 +39,5 @@ def cases_of(store: Datastore) -> list[Case]:
 
 
 def pool_of(datastore: Datastore) -> tuple[set[str], set[str]]:
-    """Return the cases without and with a submitted label."""
+    """Return the names of the cases without and with a submitted label."""
     return set(datastore.get_unlabeled_images()), set(datastore.get_labeled_images())

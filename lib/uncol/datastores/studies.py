@@ -1,12 +1,13 @@
 """The studies folder as a datastore that checks what it takes and never half-writes.
 
-Mends of MONAI Label 0.8.5's `LocalDatastore`, each tested in tests/integration/test_mends.py:
+It mends defects of MONAI Label 0.8.5's `LocalDatastore`, each tested in
+tests/integration/test_mends.py:
 
 - ids and tags are joined into paths unchecked (`tag=../../evil` writes outside the folder);
 - labels are copied straight onto the old file, and the index is rewritten in place;
-- an image sent under an id that there is takes the place of the case, whose label is forgotten;
+- an image uploaded under an existing id replaces that case, and its label is forgotten;
 - a child process that loaded the index rewrites it from its stale copy;
-- readers meet the index while the folder's watcher is emptying and filling it;
+- readers see a half-filled index while the folder's watcher rebuilds it;
 - `_to_id` removes the extension wherever it occurs in a name.
 """
 
@@ -45,7 +46,7 @@ NEEDS_PACS = "to_pacs needs a case of a server whose --studies is a PACS."
 
 
 def _guarded(reader: Callable[..., T]) -> Callable[..., T]:
-    """Return a reader of the index that waits while somebody changes it."""
+    """Return a reader of the index that waits while another thread changes it."""
 
     @functools.wraps(reader)
     def read(self: UncolDatastore, *arguments: Any, **named: Any) -> T:
@@ -56,7 +57,7 @@ def _guarded(reader: Callable[..., T]) -> Callable[..., T]:
 
 
 class UncolDatastore(LocalDatastore):  # type: ignore[misc]
-    """A folder of scans, with the app's labels known.
+    """A folder of scans that knows the app's labels.
 
     Attributes:
         takes_results: whether the student's label and map can be stored where scans come from.
@@ -81,7 +82,7 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         super().__init__(folder, **options)
 
     def take_up_news(self) -> None:
-        """Look now for what others stored; nothing to do where the folder itself is watched."""
+        """Look now for what others have stored. Nothing to do here: the folder is watched."""
 
     def publish_result(
         self, image_id: str, label: Array, uncertainty: Array, version: int
@@ -89,16 +90,16 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         """Store a student's label and map where scans come from.
 
         Raises:
-            RequestError: this is no PACS, or the case is not in it.
+            RequestError: this is not a PACS, or the case is not in it.
         """
         raise RequestError(NEEDS_PACS)
 
     @contextmanager
     def taking_up_many(self) -> Iterator[None]:
-        """Let this thread write the index once, at the end of many changes, not at each of them.
+        """Let this thread write the index once after many changes, instead of at each of them.
 
-        For one thread at a time, and nothing that a person sent: a crash before the end leaves
-        files that the index learns of at the next start, without what is known of them.
+        For one thread at a time, and never for what a person sent: after a crash before the end,
+        the next start finds the files, but their info is lost.
         """
         self._patient = threading.get_ident()
         try:
@@ -128,7 +129,7 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
             with self._guard, FileLock(self._lock_file):
                 here = self.get_image_uri(name)
                 if here and file_digest(Path(here)) == file_digest(partial):
-                    return name  # the client sends it once more
+                    return name  # the client has sent the same scan again
                 if here or target.exists():
                     raise RequestError(
                         f"There is a case '{name}' already, with another scan. Send this one under "
@@ -156,7 +157,7 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         Raises:
             RequestError: unknown case, or an id or tag that cannot be a file name.
             LabelError: the label does not fit its scan or the app's labels.
-            StorageError: it could not be written; the label before is unchanged.
+            StorageError: it could not be written; the earlier label is unchanged.
         """
         check_name(image_id, "image id")
         check_name(label_tag, "label tag")
@@ -191,7 +192,7 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
                     path.unlink(missing_ok=True)  # the same label in another format
         except OSError as error:
             raise StorageError(
-                f"Could not save the label of case '{image_id}': {error}. The label before is "
+                f"Could not save the label of case '{image_id}': {error}. The earlier label is "
                 "unchanged. Free some disk space and submit again."
             ) from error
         finally:
@@ -218,7 +219,7 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         return {**info, "label_info": used}
 
     def _remember(self, name: str, tag: str) -> set[Path]:
-        """Keep what a submitted label is now, before it goes; return its files.
+        """Keep a submitted label in the history before it is replaced; return the label's files.
 
         They are looked for on disk: a file that the index does not know would be lost.
         """
@@ -242,7 +243,7 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         with self._guard:
             for path in self._remember(label_id, label_tag):
                 path.unlink(missing_ok=True)
-            self.refresh()  # the folder's watcher would, a moment later: too late to be counted
+            self.refresh()  # the folder's watcher does so a moment later; until then counts are off
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Update a case's info."""
@@ -250,7 +251,7 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
             super().update_image_info(image_id, info)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
-        """Update a label's info; which values a submitted one has is not for clients to say."""
+        """Update a label's info; clients cannot change `label_info` of a submitted label."""
         if label_tag == DefaultLabelTag.FINAL:
             info = {word: value for word, value in info.items() if word != "label_info"}
         with self._guard:
@@ -277,13 +278,13 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         }
 
     def refresh(self) -> None:
-        """Take up files that were put into the folder by hand."""
+        """Take up files that were added to or removed from the folder by hand."""
         with self._guard:
             super().refresh()
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         with self._guard:  # the folder's watcher calls it from a thread of its own
-            if self._unwritten:  # or what another thread has yet to write would be forgotten
+            if self._unwritten:  # else what another thread has yet to write would be lost
                 self._write_index()
             super()._init_from_datastore_file(throw_exception)
 

@@ -20,14 +20,18 @@ FILE_NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}")
 def read_submitted(
     filename: str, label_info: Sequence[Mapping[str, Any]], case: str
 ) -> tuple[Volume, dict[str, int]]:
-    """Return a submitted label and the value of each segment; none if values are the app's own."""
+    """Return a submitted label and the value of each segment; none if values are the app's own.
+
+    Raises:
+        LabelError: it cannot be read, is not a segmentation, or `label_info` does not explain it.
+    """
     kind = file_extension(filename)
     if kind == ".seg.nrrd":
         return read_seg_nrrd(Path(filename), case=case)
     if kind == ".json":
         raise LabelError(
-            f"What was submitted for case '{case}' are boxes, not a segmentation: Slicer does that "
-            "while a model of boxes is chosen. Choose uncol under Auto Segmentation, submit again."
+            f"Boxes were submitted for case '{case}', not a segmentation: Slicer does that while a "
+            "model of boxes is chosen. Choose uncol under Auto Segmentation and submit again."
         )
     volume = read_label(filename, case=case)
     if not label_info:
@@ -43,6 +47,6 @@ def check_name(name: str, kind: str) -> None:
     """
     if not FILE_NAME.fullmatch(name or "") or name.startswith("."):
         raise RequestError(
-            f"'{name}' cannot be an {kind}: it must be a plain file name of at most 200 "
+            f"'{name}' is not a valid {kind}: it must be a plain file name of at most 200 "
             "characters, without slashes and not starting with a dot."
         )

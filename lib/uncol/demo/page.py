@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from uncol.demo.session import Result
+from uncol.demo.session import DemoResult
 from uncol.types import Array
 
 COLUMNS = ("scan", "true label", "student", "uncertainty")
@@ -23,7 +23,7 @@ STYLE = (
 
 
 def write_page(
-    path: Path, results: Sequence[Result], labels: Mapping[str, int], summary: str
+    path: Path, results: Sequence[DemoResult], labels: Mapping[str, int], summary: str
 ) -> Path:
     """Write the page and one picture of its first rows beside it.
 
@@ -56,11 +56,11 @@ def _listed(dice: Mapping[str, float]) -> str:
     return ", ".join(f"{html.escape(name)} {value:.2f}" for name, value in dice.items())
 
 
-def _encoded(results: Sequence[Result], labels: Mapping[str, int]) -> str:
+def _encoded(results: Sequence[DemoResult], labels: Mapping[str, int]) -> str:
     return base64.b64encode(_png(results, labels)).decode()
 
 
-def _png(results: Sequence[Result], labels: Mapping[str, int]) -> bytes:
+def _png(results: Sequence[DemoResult], labels: Mapping[str, int]) -> bytes:
     figure = Figure(figsize=(12, 2.9 * len(results)), layout="constrained")
     axes = np.asarray(figure.subplots(len(results), len(COLUMNS), squeeze=False))
     colours = mpl.colormaps["tab10"].resampled(10)
@@ -79,7 +79,7 @@ def _png(results: Sequence[Result], labels: Mapping[str, int]) -> bytes:
     return buffer.getvalue()
 
 
-def _best_slice(result: Result) -> tuple[Array, Array, Array, Array]:
+def _best_slice(result: DemoResult) -> tuple[Array, Array, Array, Array]:
     """Return the coronal slice with the most truth, as (scan, truth, label, uncertainty)."""
     index = int((result.truth > 0).sum(axis=(0, 2)).argmax())
     volumes = (result.scan, result.truth, result.label, result.uncertainty)

@@ -19,7 +19,7 @@ from uncol.demo.bar import progress_bar
 from uncol.demo.page import write_page
 from uncol.demo.pool import make_pool
 from uncol.demo.server import running_server
-from uncol.demo.session import Annotated, Annotator, Result
+from uncol.demo.session import Annotated, Annotator, DemoResult
 from uncol.errors import RequestError
 
 FIRST, SECOND, JUDGED = 6, 2, 10  # cases annotated before and after training; cases judged on
@@ -134,7 +134,7 @@ def _show_training(progress: Progress, task: TaskID, stats: Mapping[str, Any]) -
     )
 
 
-def _judge(annotator: Annotator, progress: Progress) -> list[Result]:
+def _judge(annotator: Annotator, progress: Progress) -> list[DemoResult]:
     cases = annotator.unlabeled()[:JUDGED]
     text = "judging on cases never labeled"
     return [annotator.result(case) for case in progress.track(cases, description=text)]
@@ -151,7 +151,7 @@ def _report(
     console: Console,
     labels: Mapping[str, int],
     annotated: tuple[Sequence[Annotated], Sequence[Annotated]],
-    judged: tuple[Sequence[Mapping[str, float]], Sequence[Result]],
+    judged: tuple[Sequence[Mapping[str, float]], Sequence[DemoResult]],
     stats: Mapping[str, Any],
 ) -> None:
     before, after = annotated
@@ -187,7 +187,7 @@ def _dice_table(
     return table
 
 
-def _sentence(results: Sequence[Result], minutes: float) -> str:
+def _sentence(results: Sequence[DemoResult], minutes: float) -> str:
     mean = float(np.mean([np.nanmean(list(result.dice.values())) for result in results]))
     return (
         f"Mean Dice {mean:.3f} on {len(results)} cases never labeled, after {FIRST} labels and one "

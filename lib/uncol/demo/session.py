@@ -38,7 +38,7 @@ class Annotated:
 
 
 @dataclass(frozen=True)
-class Result:
+class DemoResult:
     """What the student makes of one case.
 
     Attributes:
@@ -114,7 +114,7 @@ class Annotator:
         objects = self.client.datastore()["objects"]
         return sorted(name for name, item in objects.items() if "final" not in item["labels"])
 
-    def result(self, case: str) -> Result:
+    def result(self, case: str) -> DemoResult:
         """Ask for a case's label and map, and compare with the truth."""
         file, params = self.client.infer("uncol", case, {**AS_NIFTI, "save_label": True})
         label = self._array(file)
@@ -122,7 +122,7 @@ class Annotator:
         scan = read_scan(self._file(self.studies, case), case=case).array
         truth = self._truth(case)
         by_label = dice_per_label(label, truth, self.labels)
-        return Result(
+        return DemoResult(
             case, scan, truth, label, uncertainty, by_label, params["uncol"]["quality"]["dice"]
         )
 

@@ -20,16 +20,16 @@ def on_grid(dataset: Dataset, frames: Array, chosen: Sequence[int], grid: Grid) 
     Frames that lie on the scan's voxels are copied; others are resampled to the nearest voxel.
 
     Args:
-        dataset: the multi-frame image, for the places of its frames.
+        dataset: the multi-frame image, for the positions of its frames.
         frames: `(F, rows, columns)`.
         chosen: the numbers of the frames that belong together.
         grid: the scan's grid.
 
     Returns:
-        `(I, J, K)`, 0 where no frame is.
+        `(I, J, K)`, 0 where there is no frame.
 
     Raises:
-        LabelError: the frames have no place in the patient.
+        LabelError: the frames have no position in the patient.
     """
     affines = [_affine(dataset, number) for number in chosen]
     offsets = np.array([_offset(affine, grid) for affine in affines])
@@ -71,7 +71,7 @@ def _group(groups: Sequence[Dataset], name: str) -> Dataset:
         if name in group:
             macro: Dataset = group[name].value[0]
             return macro
-    raise LabelError(f"{name} is missing, so its place in the patient is unknown.")
+    raise LabelError(f"{name} is missing, so its position in the patient is unknown.")
 
 
 def _offset(affine: Array, grid: Grid) -> Array:

@@ -1,4 +1,4 @@
-"""Segmentations in a PACS that nobody has taken up yet: each looked at once, oldest first."""
+"""Segmentations in a PACS, not collected yet: each header is read once, oldest come first."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from uncol.storage.ledger import Ledger, Record
 
 logger = logging.getLogger(__name__)
 
-TRIES = 3  # one that the PACS cannot give is left alone then, until the server starts again
+TRIES = 3  # failures after which a segmentation is left alone until the server restarts
 
 
 class Looked(Record):
     """What a segmentation's header said; its `case` is its own SeriesInstanceUID.
 
     Attributes:
-        image: SeriesInstanceUID of what was segmented; empty if it is no label of any scan.
+        image: SeriesInstanceUID of the segmented scan; empty if it is not a label of any scan.
         made_at: date and time, as DICOM writes them.
     """
 
@@ -34,13 +34,13 @@ class Looked(Record):
 
 
 class Inbox:
-    """What a PACS lists, less what was taken up. What headers said is kept on disk.
+    """The segmentations in a PACS that are not collected yet. What headers said is kept on disk.
 
-    One segmentation that is damaged, or that the PACS fails to give, never holds up the others.
+    A segmentation that is damaged, or that the PACS fails to deliver, never holds up the others.
     """
 
     def __init__(self, pacs: Pacs, path: Path) -> None:
-        """Open it.
+        """Open the inbox.
 
         Args:
             pacs: the PACS.
@@ -59,14 +59,14 @@ class Inbox:
         *,
         until: float,
     ) -> list[tuple[Entry, str]]:
-        """Return what was not taken up yet with the scan it is of, oldest first.
+        """Return segmentations not collected yet, each with its scan's UID, oldest first.
 
-        Nothing while headers are missing, because time ran out: an older one that is taken up last
-        would replace a later one.
+        Empty if time ran out before all headers were read: an older segmentation that is collected
+        last would replace a later one.
 
         Args:
             listed: segmentations in the PACS by SeriesInstanceUID.
-            seen: those that were taken up, or made here.
+            seen: those that were collected, or made here.
             scans: SeriesInstanceUIDs of all scans.
             until: `time.monotonic()` when to stop asking.
         """
@@ -82,7 +82,7 @@ class Inbox:
         return [(entry, looked.image) for entry, looked in known if looked.image in scans]
 
     def _look_at_all(self, entries: Sequence[Entry], *, until: float) -> bool:
-        """Fetch the headers that are not known yet; say whether there was time for all."""
+        """Fetch the headers that are not known yet; return whether there was time for all."""
         for entry in entries:
             if entry.uid in self._looked:
                 continue
@@ -92,7 +92,7 @@ class Inbox:
         return True
 
     def failed(self, entry: Entry, error: PacsError) -> bool:
-        """Note that the PACS did not give one; says whether it is tried no more."""
+        """Note that the PACS did not deliver one; return whether it is given up."""
         self._failures[entry.uid] += 1
         logger.warning("Segmentation %s is left for later: %s", entry.uid, error)
         return self._failures[entry.uid] >= TRIES
@@ -118,6 +118,6 @@ def _told(uid: str, header: Dataset) -> Looked:
         made_at = f"{header.get('ContentDate', '')}{header.get('ContentTime', '')}"
         own = is_own_result(header)
     except ODD as error:
-        logger.warning("Segmentation %s is no label: its header cannot be read: %s", uid, error)
+        logger.warning("Segmentation %s is not a label: its header cannot be read: %s", uid, error)
         return Looked(case=uid, image="", made_at="")
     return Looked(case=uid, image="" if own else image, made_at=made_at)

@@ -1,4 +1,4 @@
-"""What is raised for data sets that lack something, by pydicom and by our own reading of them."""
+"""What pydicom, and our own reading, raise for data sets that lack something."""
 
 from pydicom.errors import InvalidDicomError
 

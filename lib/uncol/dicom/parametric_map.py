@@ -18,7 +18,7 @@ QUANTITY = Code("UNCERTAINTY", SCHEME, "Predictive uncertainty (normalized entro
 
 
 def write_map(values: Array, series: Series, source: ResultOrigin) -> Dataset:
-    """Make a DICOM Parametric Map of a map, in the frames of its series.
+    """Make a DICOM Parametric Map from a map, in the frames of its series.
 
     Args:
         values: `(I, J, K)` float32 in [0, 1], in the series' grid.
@@ -49,10 +49,10 @@ def write_map(values: Array, series: Series, source: ResultOrigin) -> Dataset:
 
 
 def read_map(dataset: Dataset, grid: Grid) -> Array:
-    """Read a parametric map of one value a voxel, `(I, J, K)` float32 in a scan's grid.
+    """Read a parametric map of one value per voxel, `(I, J, K)` float32 in a scan's grid.
 
     Raises:
-        LabelError: its frames have no place in the patient.
+        LabelError: its frames have no position in the patient.
     """
     frames = np.asarray(dataset.pixel_array, dtype=np.float32)
     if frames.ndim == 2:

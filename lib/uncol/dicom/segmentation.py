@@ -50,7 +50,7 @@ class ResultOrigin:
 def write_segmentation(
     label: Array, segments: Mapping[str, int], series: Series, source: ResultOrigin
 ) -> Dataset:
-    """Make a DICOM Segmentation of a label map, in the frames of its series.
+    """Make a DICOM Segmentation from a label map, in the frames of its series.
 
     Args:
         label: `(I, J, K)` in the series' grid.
@@ -63,7 +63,7 @@ def write_segmentation(
     """
     present = {name: value for name, value in segments.items() if (label == value).any()}
     if not present:
-        raise LabelError("An empty label cannot be kept as DICOM Segmentation.")
+        raise LabelError("An empty label cannot be stored as a DICOM Segmentation.")
     frames = np.zeros((label.shape[2], label.shape[1], label.shape[0]), dtype=np.uint8)
     for number, value in enumerate(present.values(), start=1):
         frames[(label == value).transpose(2, 1, 0)] = number
@@ -100,10 +100,10 @@ def read_segmentation(dataset: Dataset, grid: Grid) -> tuple[Array, dict[str, in
         grid: the scan's grid.
 
     Returns:
-        `(I, J, K)` int32 with segment numbers, and which number each segment name has.
+        `(I, J, K)` int32 with segment numbers, and the number of each segment name.
 
     Raises:
-        LabelError: its pixels or places cannot be read, or its segments overlap.
+        LabelError: its pixels or positions cannot be read, or its segments overlap.
     """
     try:
         return _read(dataset, grid)
@@ -133,10 +133,10 @@ def _read(dataset: Dataset, grid: Grid) -> tuple[Array, dict[str, int]]:
 
 
 def latest(instances: Iterable[Dataset]) -> Dataset:
-    """Return the instance of the highest number.
+    """Return the instance with the highest InstanceNumber.
 
     Raises:
-        LabelError: there is none, or a number is none.
+        LabelError: there is no instance, or one cannot be read.
     """
     try:
         return max(instances, key=lambda one: int(one.get("InstanceNumber") or 0))
@@ -145,7 +145,7 @@ def latest(instances: Iterable[Dataset]) -> Dataset:
 
 
 def identity(source: ResultOrigin) -> dict[str, Any]:
-    """Return what all results of this app say of themselves, as highdicom's arguments."""
+    """Return what identifies a result of this app, as highdicom's arguments."""
     return {
         "series_instance_uid": hd.UID(),
         "series_number": SERIES_NUMBERS[source.content],
@@ -163,7 +163,7 @@ def identity(source: ResultOrigin) -> dict[str, Any]:
 
 
 def is_own_result(dataset: Dataset) -> bool:
-    """Say whether a data set is a result of the student, which is no annotator's label."""
+    """Return whether a data set is a result of the student, not an annotator's label."""
     return bool(
         dataset.get("Manufacturer") == MANUFACTURER and dataset.get("ContentLabel") != LABEL
     )
@@ -181,5 +181,5 @@ def structure_code(name: str) -> Code:
 
 @cache
 def _structures() -> dict[str, str]:
-    """Return pydicom's keywords of SNOMED CT by their lower case."""
+    """Return pydicom's SNOMED CT keywords by their lower-case form."""
     return {keyword.lower(): keyword for keyword in dir(codes.SCT)}

@@ -27,7 +27,7 @@ class Series:
     """The slices of a series in the order of the volume's last axis, without their pixels.
 
     Attributes:
-        headers: one data set a slice.
+        headers: one data set per slice.
         grid: where the voxels lie; I runs along a row, J along a column, K through the slices.
     """
 
@@ -79,7 +79,7 @@ def open_series(headers: Sequence[Dataset], *, case: str) -> Series:
 
 
 def _check_slices(headers: Sequence[Dataset], case: str) -> None:
-    """Refuse what is no stack of single slices.
+    """Refuse headers that are not a stack of single slices.
 
     Raises:
         ScanError: it is one multi-frame image, or a header lacks what places its slice.
@@ -92,11 +92,13 @@ def _check_slices(headers: Sequence[Dataset], case: str) -> None:
     for header in headers:
         missing = [word for word in PLACING if header.get(word) is None]
         if missing:
-            raise ScanError(f"Series '{case}' is no stack of slices: {', '.join(missing)} missing.")
+            raise ScanError(
+                f"Series '{case}' is not a stack of slices: {', '.join(missing)} missing."
+            )
 
 
 def read_headers(folder: Path, *, case: str) -> Series:
-    """Read the kept headers of a series.
+    """Read the stored headers of a series.
 
     Raises:
         ScanError: a file is damaged, or the slices do not make up a volume.

@@ -1,4 +1,4 @@
-"""A PACS over DICOMweb: what it holds, what it gives, what it takes."""
+"""A PACS over DICOMweb: search it, fetch from it, store in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from requests import RequestException
 from uncol.dicom.odd import ODD
 from uncol.errors import PacsError
 
-PAGE = 500  # series asked for at once
+PAGE = 500  # series requested at once
 TOLD = ("Modality", "StudyDate", "StudyTime", "PatientID", "SeriesDescription", "RetrieveURL")
 
 
@@ -38,7 +38,7 @@ class Pacs:
     """One DICOMweb server."""
 
     def __init__(self, client: DICOMwebClient, searches: Sequence[Mapping[str, str]]) -> None:
-        """Make it.
+        """Wrap a connection.
 
         Args:
             client: the connection.
@@ -49,7 +49,7 @@ class Pacs:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Its address."""
         return str(self._client.base_url)
 
     def scans(self) -> dict[str, Entry]:
@@ -91,7 +91,7 @@ class Pacs:
         """Store a data set.
 
         Raises:
-            PacsError: the PACS does not answer or does not take it.
+            PacsError: the PACS does not answer, or refuses it.
         """
         with self._asked("take a result"):
             answer = self._client.store_instances([dataset])
@@ -101,7 +101,7 @@ class Pacs:
                 raise PacsError(f"The PACS at {self.url} refused a result (reason {code}).")
 
     def withdraw(self, study_uid: str, uid: str) -> bool:
-        """Delete a series where the PACS allows it; DICOMweb does not ask servers to."""
+        """Delete a series and return whether the PACS did; DICOMweb does not require it to."""
         try:
             self._client.delete_series(study_uid, uid)
         except RequestException:
@@ -136,7 +136,7 @@ class Pacs:
             ) from error
         except ODD as error:
             raise PacsError(
-                f"What the PACS at {self.url} answered, asked to {what}, is no DICOM: {error}."
+                f"The PACS at {self.url} was asked to {what}, but its answer is not DICOM: {error}."
             ) from error
 
 
@@ -144,7 +144,7 @@ UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 
 
 def _entry(found: Mapping[str, Any]) -> Entry:
-    """Return a search result; one that is no DICOM has an empty UID."""
+    """Return a search result; one that is not DICOM has an empty UID."""
     try:
         one = Dataset.from_json(dict(found))
         return Entry(

@@ -1,1 +1,1 @@
-"""The generalist: the frozen foundation model, its prompts and what it knows of a pool."""
+"""The generalist: the frozen foundation model, its prompts and what it knows about a pool."""

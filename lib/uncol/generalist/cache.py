@@ -20,7 +20,7 @@ class EmbeddingCache:
     """Keeps encoded views; the least recently used go first when the space is full."""
 
     def __init__(self, folder: Path, *, limit_bytes: int = LIMIT_BYTES) -> None:
-        """Open a cache in a folder; made if missing."""
+        """Open a cache in a folder; created if missing."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.limit_bytes = limit_bytes

@@ -28,7 +28,7 @@ def view_key(*identity: object) -> str:
 def region_of(volume: Array | Tensor, axis: int | None, index: int) -> Tensor:
     """Return a slice `(p, q)` of `(I, J, K)`, or all of it for no axis; float32, in memory.
 
-    Of an array on disk only that slice is read.
+    Only that slice of an array on disk is read.
     """
     part = volume if axis is None else volume[(slice(None),) * axis + (index,)]
     if isinstance(part, Tensor):

@@ -18,7 +18,7 @@ from uncol.generalist.models.protocol import FoundationModel, Prompted, Prompts
 from uncol.generalist.prompts import MARGIN
 from uncol.types import Array
 
-MAX_VIEWS = 24  # slices encoded a request; those between are interpolated
+MAX_VIEWS = 24  # slices encoded per request; those between are interpolated
 GUESSES = (0.04, 0.08, 0.16)  # half sides tried around a lone click, as shares of the slice
 LEAST_AREA = 0.1  # of the largest slice's area; a structure ends below it
 LARGEST = 1e6  # voxel number
@@ -32,7 +32,7 @@ class Prompt:
     Attributes:
         box: `(i0, i1, j0, j1, k0, k1)`, inclusive, or None.
         foreground: clicks on the structure, `(n, 3)`.
-        background: clicks beside it, `(n, 3)`.
+        background: clicks outside it, `(n, 3)`.
     """
 
     box: tuple[int, int, int, int, int, int] | None
@@ -50,7 +50,8 @@ def make_prompt(
     """Check a request's box and clicks.
 
     Raises:
-        RequestError: there is neither box nor foreground click, or they lie outside the scan.
+        RequestError: there is neither box nor foreground click, they are not voxel numbers, or a
+            click lies outside the scan (a box is clipped to it).
     """
     last = np.array(shape) - 1
     corners = None
@@ -251,7 +252,7 @@ def _choose_axis(
     prompt: Prompt,
     encode: Encode,
 ) -> int:
-    """Return the slice axis: the thick one, or where it is surest on the first slice."""
+    """Return the slice axis: the thick one, or where the model is surest on the first slice."""
     thick = thick_axis(spacing_mm, shape)
     if thick is not None:
         return thick

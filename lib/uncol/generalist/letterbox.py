@@ -21,7 +21,7 @@ class Letterbox:
     """Fits a region of voxels into a view of equal sides.
 
     Attributes:
-        shape: voxels of the region, one number an axis.
+        shape: voxels of the region, one number per axis.
         spacing_mm: voxel size along these axes.
         side: the view's side in pixels.
     """
@@ -32,7 +32,7 @@ class Letterbox:
 
     @property
     def factors(self) -> Array:
-        """Pixels a voxel along each axis."""
+        """Pixels per voxel along each axis."""
         spacing = np.array(self.spacing_mm)
         return np.asarray(spacing * self.side / (np.array(self.shape) * spacing).max())
 
@@ -81,7 +81,7 @@ def letterbox_of(
     axis: int | None,
     side: int,
 ) -> Letterbox:
-    """Return what fits slices along an axis of a scan into a view; the whole scan for no axis."""
+    """Return the letterbox of slices along an axis of a scan; of the whole scan for no axis."""
     if axis is None:
         return Letterbox(shape, spacing_mm, side)
     plane = plane_axes(axis)

@@ -82,7 +82,7 @@ def better_axis(
 
 
 def _agreement(generalist: Generalist, cases: Iterable[TrainingCase]) -> float:
-    """Return the mean overlap of prompted probabilities and annotation on one view a case."""
+    """Return the mean overlap of prompted probabilities and annotation on one view per case."""
     scores = []
     for case in cases:
         if case.label is None:

@@ -25,14 +25,14 @@ from uncol.method.recipe import Recipe
 from uncol.method.stages import Knowledge
 from uncol.types import Array
 
-HIDDEN_GRID = 16  # generalist states are pooled to this many tokens a side
+HIDDEN_GRID = 16  # generalist states are pooled to this many tokens per side
 REACH = 0.75  # a slice speaks for tokens up to this many token sizes away
 Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Worth:
-    """How well the generalist finds a label from a perfect box, beside the box itself.
+    """How well the generalist finds a label from a perfect box, compared with the box itself.
 
     Attributes:
         dice: of its masks on annotated views; NaN where none has the label.
@@ -44,12 +44,12 @@ class Worth:
 
     @property
     def heeded(self) -> bool:
-        """Whether it is better than nothing."""
+        """Whether it is at least as good as the box, or was never compared."""
         return not self.dice < self.box
 
 
 class Generalist:
-    """Holds what a generalist knows of each case of a run, and samples it for crops."""
+    """Holds what a generalist knows about each case of a run, and samples it for crops."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Generalist:
         device: torch.device,
         generator: np.random.Generator,
     ) -> None:
-        """Make one.
+        """Wrap a foundation model.
 
         Args:
             model: the frozen foundation model, on `device`.
@@ -127,7 +127,7 @@ class Generalist:
             case: a case that was looked at.
             mask: `(I, J, K)` class indices: annotation (stage 1) or specialist's mask (stage 2).
             classes: number of classes, background included.
-            uncertainty: `(I, J, K)` of the specialist, or None for an annotation.
+            uncertainty: `(I, J, K)` of the specialist, in [0, 1], or None for an annotation.
         """
         seen = self._seen[case.name]
         probs, tokens = [], []
@@ -154,7 +154,7 @@ class Generalist:
             seen.semantic = self._kept(seen.views.stack(torch.stack(tokens)))
 
     def weigh(self, cases: Sequence[TrainingCase], classes: int) -> list[Worth]:
-        """Compare its masks with annotations, and heed it no more on labels it is no help for.
+        """Compare its masks with annotations, and stop heeding it on labels where it does not help.
 
         LiteMedSAM takes a ring (myocardium) for the disc in it and does worse than the filled box.
 
@@ -196,7 +196,7 @@ class Generalist:
         return len(self.silent) < classes - 1
 
     def describe(self, case: TrainingCase, count: int) -> Tensor:
-        """Return where a case lies in the generalist's space: image features `(d,)`, pooled.
+        """Return a case's place in the generalist's space: pooled image features `(d,)`.
 
         Args:
             case: any case.
@@ -221,8 +221,8 @@ class Generalist:
     def probs(self, name: str, place: CropMap, classes: int) -> tuple[Tensor, Tensor]:
         """Sample a case's mask probabilities on a crop's voxels, nearest.
 
-        With a label that it is not heeded on, what it calls background may be that label: then
-        only the masks of the other labels exist.
+        If it is not heeded on some label, what it calls background may be that label. Then
+        probabilities exist only inside the masks of the other labels.
 
         Returns:
             `(C - 1, I, J, K)`, and where they exist `(I, J, K)` bool.
@@ -257,9 +257,9 @@ class Generalist:
         return Views(self.axis, indices, box, case.shape)
 
     def _kept(self, tensor: Tensor) -> Tensor:
-        """Return a tensor that lies in a file: memory holds of it what was used last.
+        """Return a copy of a tensor in a mapped file: memory holds only what was used last.
 
-        The file has no name any more, so its space is free when the process ends, however it does.
+        The file no longer has a name, so its space is freed when the process ends, however it ends.
         """
         with tempfile.NamedTemporaryFile(dir=self.cache.folder, prefix=".seen-") as file:
             size = tensor.numel()
@@ -284,7 +284,7 @@ class Generalist:
 
 
 def _pool(state: Tensor) -> Tensor:
-    if state.shape[-1] <= HIDDEN_GRID:  # 3D generalists have 8 tokens a side
+    if state.shape[-1] <= HIDDEN_GRID:  # 3D generalists have 8 tokens per side
         return state
     return F.adaptive_avg_pool2d(state, HIDDEN_GRID)
 

@@ -1,4 +1,4 @@
-"""Prompt a generalist on one view with one mask a class, boxes or clicks as it likes."""
+"""Prompt a generalist on one view with one mask per class, as boxes or as clicks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def prompt_view(
 ) -> ViewAnswer:
     """Prompt one encoded view for every class.
 
-    An absent class is not prompted: a whole-image box makes MedSAM invent foreground.
+    An absent class gets no box, because a whole-image box makes MedSAM invent foreground. It gets
+    clicks on certain background if the masks are pseudo-labels.
 
     Args:
         model: the generalist.
@@ -100,7 +101,7 @@ def _by_clicks(
     recipe: Recipe,
     generator: np.random.Generator,
 ) -> Prompted:
-    """Give five clicks one after the other, each with the mask of the step before."""
+    """Give up to five clicks one after the other, each with the mask of the step before."""
     clicks = torch.zeros(0, 3)
     kinds = torch.zeros(0)
     certain = None

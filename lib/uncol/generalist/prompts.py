@@ -14,7 +14,7 @@ MARGIN = 20 / 1024  # the released 20 pixels at 1024, as a share of the view's s
 def random_click(
     mask: Array, predicted: Array, *, generator: np.random.Generator
 ) -> tuple[Array, bool] | None:
-    """Return a voxel of the prediction's error and whether it is foreground (stage 1, 3D).
+    """Return a random wrong voxel of a prediction, and whether it is foreground (stage 1, 3D).
 
     Args:
         mask: `(I, J, K)` bool, the truth.
@@ -38,13 +38,13 @@ def certain_clicks(
     """Return the least uncertain voxels of a pseudo-mask as clicks (stage 2, 3D).
 
     If the mask is empty, the least uncertain background voxels are negative clicks. Released
-    (difference 4): columns are shifted by one, so that a voxel's uncertainty is read at another place,
-    and all clicks fall on the same voxel.
+    (difference 4): columns are shifted by one, so that a voxel's uncertainty is read at another
+    place, and all clicks fall on the same voxel.
 
     Args:
         mask: `(I, J, K)` bool, a class's pseudo-mask.
         uncertainty: `(I, J, K)`.
-        count: clicks wanted.
+        count: how many clicks are wanted.
         released: reproduce difference 4.
 
     Returns:

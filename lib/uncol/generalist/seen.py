@@ -1,4 +1,4 @@
-"""What the generalist has seen of a case, and where it lies in the scan."""
+"""What the generalist has seen of a case, and where that lies in the scan."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Views:
 
 @dataclass
 class Seen:
-    """What the generalist knows of a case.
+    """What the generalist knows about a case.
 
     Attributes:
         views: its views.

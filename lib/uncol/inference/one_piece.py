@@ -1,8 +1,8 @@
-"""What is one piece in every annotated scan is one piece in a prediction.
+"""Keep only the largest piece of structures that are a single piece in every annotated scan.
 
 A student of few labels finds its structure and much that looks like it. nnU-Net's first version
-(Isensee et al. 2018, arXiv:1809.10486, section 2.5) reads from the training labels whether that can
-be: where a label is a single piece in all of them, it keeps a prediction's largest piece only.
+(Isensee et al. 2018, arXiv:1809.10486, section 2.5) lets the training labels decide: if a label is
+a single piece in all of them, it keeps only the largest piece of a prediction.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ Structures = tuple[tuple[int, ...], ...]
 
 
 def find_one_piece(annotations: Iterable[Array], labels: Mapping[str, int]) -> Structures:
-    """Return what is a single piece in all annotated scans.
+    """Return the labels that, alone or all together, are a single piece in all annotated scans.
 
     Args:
         annotations: `(I, J, K)` label values each, 255 for voxels that are not annotated; a scan
-            that has such voxels shows only a part and tells nothing.
+            with such voxels shows only a part and is skipped.
         labels: the app's labels.
 
     Returns:
-        Sets of label values: all of them together, if they are one piece, then single ones. A set
-        counts in scans that hold all of it, at least three; one with its parts apart is enough
-        against it.
+        Sets of label values: all labels together first, then single labels. Each is one piece in at
+        least three scans that hold all of it, and in several pieces in no scan.
     """
     values = tuple(sorted(labels.values()))
     together = [values] if len(values) > 1 else []
@@ -50,12 +49,12 @@ def find_one_piece(annotations: Iterable[Array], labels: Mapping[str, int]) -> S
 
 
 def _apart(annotation: Array, structure: Sequence[int]) -> bool:
-    """Say whether a structure lies in several pieces, slips of the hand aside."""
+    """Return whether a structure lies in several pieces, slips of the hand aside."""
     sizes = _sizes(annotation, structure)
     if not sizes.any():
         return False
     largest = largest_component(np.isin(annotation, structure), corners=True)
-    # of each label: a small one that lies apart is no slip of the hand
+    # per label: a whole small label that lies apart is no slip of the hand
     return bool((_sizes(np.where(largest, annotation, 0), structure) < NEARLY * sizes).any())
 
 
@@ -67,10 +66,10 @@ def structure_names(structures: Structures, labels: Mapping[str, int]) -> list[s
 
 @torch.inference_mode()
 def keep_one_piece_(probs: Tensor, label: Tensor, structures: Sequence[Sequence[int]]) -> None:
-    """Take stray pieces of single structures from a prediction, in place.
+    """Remove stray pieces of single structures from a prediction, in place.
 
     At a stray voxel the predicted class changes places with the most probable one outside the
-    structure. Entropy does not change by that: the rim of what was taken away stays unsure.
+    structure. This does not change entropy: the rim of a removed piece stays unsure.
 
     Args:
         probs: `(C, I, J, K)`.
@@ -80,13 +79,13 @@ def keep_one_piece_(probs: Tensor, label: Tensor, structures: Sequence[Sequence[
     others = list(range(probs.shape[0]))
     while True:
         dropped = [_drop_(probs, label, structure, others) for structure in structures]
-        if not any(dropped[1:]):  # what comes first was looked at before what comes later
+        if not any(dropped[1:]):  # all others were checked after the first one changed
             return
-        others = [0]  # from label to label it could go to and fro
+        others = [0]  # moves between labels could alternate for ever
 
 
 def _drop_(probs: Tensor, label: Tensor, structure: Sequence[int], others: Sequence[int]) -> bool:
-    """Give all pieces but the largest to the likeliest of the other classes; was there any?"""
+    """Give stray pieces to the likeliest of the other classes; return whether there were any."""
     mask = np.isin(label.numpy(), structure)
     region = extent(mask)
     if region is None:

@@ -26,7 +26,7 @@ RIM = 2  # voxels on both sides of a label's surface in which its uncertainty is
 
 @dataclass(frozen=True)
 class SegmentSettings:
-    """How a student's answer about a scan is made.
+    """How a student segments a scan.
 
     Attributes:
         space: the model's space.
@@ -93,7 +93,7 @@ def segment(
     Args:
         student: the student, in evaluation mode, on `device`.
         scan: the scan as read.
-        how: how it was trained to be asked.
+        how: the settings it was trained with.
         device: where the student computes.
         calibration: how far its probabilities can be believed.
     """
@@ -126,7 +126,7 @@ def label_in_scan(probs: Tensor, frame: Frame) -> Array:
     """Return the most probable class of every scan voxel, `(I, J, K)` uint8.
 
     Classes are brought back one at a time, so that memory holds two volumes of the scan's size
-    and not one a class.
+    and not one per class.
 
     Args:
         probs: `(C, I', J', K')` in the working frame.
@@ -155,7 +155,7 @@ def _map_in_scan(values: Tensor, frame: Frame) -> Array:
 
 
 def _around(uncertainty: Array, mask: Array) -> float:
-    """Return the mean uncertainty within two voxels of a label's surface; 0 without a voxel."""
+    """Return the mean uncertainty within two voxels of a label's surface; 0 for an empty mask."""
     region = extent(mask, margin=RIM)
     if region is None:
         return 0.0

@@ -96,7 +96,7 @@ def _place(
 
 
 def _half_box(label: Array, grid: Grid) -> Array:
-    """Return half the box in voxels along each axis; a flat axis has none."""
+    """Return half the box's side in voxels along each axis; 0 for a flat axis."""
     region = extent(label > 0)
     sides = label.shape if region is None else [part.stop - part.start for part in region]
     spacing = np.array(grid.spacing_mm)

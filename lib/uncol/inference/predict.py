@@ -27,7 +27,7 @@ class Prediction:
     Attributes:
         probs: `(C, I, J, K)`, softmax of the mean head logits, averaged over windows.
         disagreement: `(I, J, K)`, mutual information of the heads, in [0, 1].
-        computed_on: type of the device, `cpu` also where a GPU's memory did not suffice.
+        computed_on: type of the device; `cpu` also if a GPU's memory did not suffice.
     """
 
     probs: Tensor
@@ -52,7 +52,7 @@ def predict(
     except torch.OutOfMemoryError:
         if device.type == "cpu":
             raise
-        logger.warning("The GPU's memory does not suffice beside what else uses it: on the CPU")
+        logger.warning("Not enough free GPU memory; this scan is segmented on the CPU")
         torch.cuda.empty_cache()
         return _stitched(copy.deepcopy(student).cpu(), image, window, torch.device("cpu"))
 

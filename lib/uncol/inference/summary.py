@@ -1,4 +1,4 @@
-"""What a client is told of a segmentation: quality, uncertainty and the places worth a look."""
+"""What a client gets with a segmentation: quality, uncertainty and the places worth a look."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class CalibrationNote(BaseModel):
 
 
 class QualityEstimate(BaseModel):
-    """How good a mask is, by estimate.
+    """The estimated quality of a mask.
 
     Attributes:
         dice: expected mean Dice over labels, in [0, 1].
         interval: where the true one lies in 90 % of cases; the whole range before calibration.
         calibrated: whether it was compared with annotations.
-        band: what it asks of a person.
+        band: what a person should do: `accept`, `check` or `redo`.
         observed: how calibration cases of this band turned out.
         per_label: expected Dice; None for a label that was not found.
     """
@@ -56,9 +56,9 @@ class UncertaintyNote(BaseModel):
     Attributes:
         mean_foreground: mean over the predicted foreground, in [0, 1].
         voxels_high: voxels of the scan in the band `review_high`.
-        threshold: uncertainty from which a voxel is.
+        threshold: uncertainty in [0, 1] from which a voxel belongs to that band.
         bands: both review bands.
-        calibration: what they go by.
+        calibration: how the bands were calibrated.
     """
 
     model_config = ConfigDict(frozen=True)

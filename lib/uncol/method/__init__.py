@@ -1,1 +1,1 @@
-"""UnCoL itself: pure functions on tensors, one idea a file."""
+"""UnCoL itself: pure functions on tensors, one idea per file."""

@@ -28,7 +28,7 @@ class Adapters(nn.Module):
 
         Args:
             hidden_channels: channels of each generalist state that is distilled.
-            token_channels: channels of the generalist's prompt-conditioned tokens, a class.
+            token_channels: channels of the generalist's prompt-conditioned tokens, per class.
             foreground: number of foreground classes.
             student_dim: token width of the student's prior encoder.
             student_width: channels of `s_prior`.
@@ -48,13 +48,13 @@ class Adapters(nn.Module):
         return projected
 
 
-def student_blocks(teacher_states: int, depth: int) -> range:
+def student_blocks(generalist_states: int, depth: int) -> range:
     """Return which student block learns from each generalist state.
 
     2D pairs blocks 1 and 2 of 4, 3D blocks 0, 1 and 2, as released.
     """
-    first = max(0, min(1, depth - teacher_states)) if teacher_states < 3 else 0
-    return range(first, min(first + teacher_states, depth))
+    first = max(0, min(1, depth - generalist_states)) if generalist_states < 3 else 0
+    return range(first, min(first + generalist_states, depth))
 
 
 def visual(projected: Sequence[Tensor], student: Sequence[Tensor], valid: Tensor) -> Tensor:

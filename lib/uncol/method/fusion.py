@@ -19,7 +19,7 @@ class PseudoLabel:
 
     Attributes:
         label: `(B, I, J, K)` class indices.
-        trusted: `(B, I, J, K)` bool, False where neither of them is sure enough.
+        trusted: `(B, I, J, K)` bool, False where neither network is sure enough.
         generalist: `(B, I, J, K)` bool, where the generalist passed the gate.
         specialist: `(B, I, J, K)` bool, where the specialist passed it.
     """
@@ -31,7 +31,7 @@ class PseudoLabel:
 
 
 def generalist_probs(foreground: Tensor, *, softmax_over_probabilities: bool = False) -> Tensor:
-    """Turn one mask probability a foreground class into class probabilities.
+    """Turn one mask probability per foreground class into class probabilities.
 
     Args:
         foreground: `(B, C - 1, I, J, K)`, sigmoid of each class's mask logits; 0 for a class that
@@ -60,7 +60,7 @@ def fuse(
     """Fuse specialist and generalist voxel by voxel.
 
     w_G = e^{-U_G} / (e^{-U_G} + e^{-U_S});  P = w_G p_G + w_S p_S where both pass the gate
-    U <= tau, the passing generalist alone where one does, and nothing where none does.
+    U <= tau, the one that passes where only one does, and nothing where neither does.
 
     Args:
         specialist: p_S `(B, C, I, J, K)`.

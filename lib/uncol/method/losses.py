@@ -2,7 +2,7 @@
 
 All take logits `(B, C, I, J, K)`, a label `(B, I, J, K)` of class indices and a mask
 `(B, I, J, K)` of the voxels that count. A voxel outside the mask gives no gradient, so partial
-labels and untrusted pseudo-labels need no case of their own. Nothing masked in gives 0.
+labels and untrusted pseudo-labels need no case of their own. An empty mask gives 0.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def soft_iou(logits: Tensor, label: Tensor, mask: Tensor) -> Tensor:
 def four_heads(
     logits: Tensor, label: Tensor, mask: Tensor, *, softmax_twice: bool = False
 ) -> Tensor:
-    """Stage 1: L_seg = 1/4 [CE(o1) + Dice(o2) + Focal(o3) + SoftIoU(o4)], one loss a head.
+    """Stage 1: L_seg = 1/4 [CE(o1) + Dice(o2) + Focal(o3) + SoftIoU(o4)], one loss per head.
 
     Args:
         logits: `(B, 4, C, I, J, K)`.
@@ -77,7 +77,7 @@ def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 def _overlap(
     logits: Tensor, label: Tensor, mask: Tensor, *, softmax_twice: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return each class's overlap and summed sizes over the whole batch, `(C,)` both."""
+    """Return each class's overlap and summed sizes over the whole batch, both `(C,)`."""
     probs = logits.softmax(dim=1)
     if softmax_twice:
         probs = probs.softmax(dim=1)
@@ -90,7 +90,7 @@ def _overlap(
 def _voxelwise_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """Return -log p of the labeled class, `(B, I, J, K)`.
 
-    A masked sum, because torch's `nll_loss` takes 35 ms a call for this layout on two cores.
+    A masked sum, because torch's `nll_loss` takes 35 ms per call for this layout on two cores.
     """
     log_probs = logits.log_softmax(dim=1)
     return -torch.where(_one_hot(label, logits.shape[1]), log_probs, 0.0).sum(dim=1)

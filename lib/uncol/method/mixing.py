@@ -1,4 +1,4 @@
-"""Bidirectional copy-paste: one random block a sample (docs/method.md section 2.1)."""
+"""Bidirectional copy-paste: one random block per sample (docs/method.md section 2.1)."""
 
 from __future__ import annotations
 

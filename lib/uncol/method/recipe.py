@@ -18,16 +18,16 @@ class Recipe:
         semantic: stage 1 distils the generalist's prompted tokens (docs/method.md section 2.2);
             without it the decoder consumes the student's own prior there, too.
         visual: both stages distil the generalist's states.
-        generalist: the generalist speaks in pseudo-labels (section 2.4).
-        specialist: the specialist does.
+        generalist: the generalist has a say in pseudo-labels (section 2.4).
+        specialist: so does the specialist.
         upright: the specialist sees scans upright, however the student's crops are turned.
         threshold: a fixed gate; None for the ramp tau(t), 1 for no gate at all.
         mix_until: share of stage 2 up to which crops are copy-pasted into each other (section
-            2.1), 0 for never; None for what preset and crops ask for, see `with_mixing`.
-        mix_from: share of a scan that a crop must hold for copy-paste to help: of a smaller part,
+            2.1), 0 for never; None to let preset and crops decide, see `with_mixing`.
+        mix_from: share of a scan that a crop must hold for copy-paste to help: with smaller crops,
             what is pasted lies where no scan has it. The paper's atria have 0.45.
         weigh_generalist: the generalist is heeded only on labels that it finds better than a box.
-        one_piece: predictions keep single structures in one piece, see `inference/one_piece.py`.
+        one_piece: predictions drop stray pieces of structures, see `inference/one_piece.py`.
         deploy_average: the specialist is deployed, else the student as it was after the last step.
         specialist_frozen_in_stage2: difference 1.
         softmax_over_probabilities: difference 2, of the generalist's pseudo-label.
@@ -65,7 +65,7 @@ class Recipe:
         """Return the recipe with a decision on how long crops are mixed.
 
         Args:
-            usual: share of stage 2 that the preset mixes, unless the recipe itself says.
+            usual: share of stage 2 in which the preset mixes, unless the recipe itself decides.
             crop_share: share of a scan that a crop holds.
         """
         if self.mix_until is not None:
@@ -79,7 +79,7 @@ class Recipe:
             progress: of stage 2, from 0 to below 1; 0 in stage 1.
 
         Raises:
-            ValueError: nobody has decided how long crops are mixed.
+            ValueError: it is not decided yet how long crops are mixed.
         """
         if self.mix_until is None:
             raise ValueError("decide how long crops are mixed: Recipe.with_mixing")

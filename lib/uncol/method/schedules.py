@@ -18,7 +18,7 @@ def sigmoid_ramp(progress: float) -> float:
 
 
 def trust_threshold(step: int, total: int) -> float:
-    """Return tau(t) = 0.75 + 0.25 exp(-5 (1 - t/T)^2), the gate's upper end of uncertainty."""
+    """Return tau(t) = 0.75 + 0.25 exp(-5 (1 - t/T)^2), the highest uncertainty that passes."""
     return TAU_START + (TAU_END - TAU_START) * sigmoid_ramp(step / max(total, 1))
 
 

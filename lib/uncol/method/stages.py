@@ -37,7 +37,7 @@ class Crops:
 
     Attributes:
         image: `(B, 1, I, J, K)`.
-        label: `(B, I, J, K)` class indices; of annotated crops the annotation.
+        label: `(B, I, J, K)` class indices; the annotation of annotated crops.
         counts: `(B, I, J, K)` bool, voxels whose label counts (annotated, or trusted).
         knowledge: the generalist's view, or None without one.
     """
@@ -79,7 +79,7 @@ def with_pseudo_label(crops: Crops, pseudo: PseudoLabel) -> Crops:
 
 
 def mix_crops(mask: Tensor, outside: Crops, inside: Crops) -> Crops:
-    """Copy-paste two batches. Generalist states are mixed as the images are, not computed anew.
+    """Copy-paste two batches. Generalist states are mixed like the images, not computed again.
 
     A pass of the frozen encoder for every mixed crop would cost a thousand times the rest of the
     step on a CPU; mixing the cached states of the unmixed scans costs nothing.
@@ -153,9 +153,9 @@ def finetune(
         student: the student.
         adapters: projections from the generalist, or None without a generalist.
         labeled: annotated crops x_a; x_b is the same batch moved by one.
-        unlabeled: crops u_a with pseudo-labels, as many if they are mixed; u_b likewise.
+        unlabeled: crops u_a with pseudo-labels, as many as `labeled` if mixed; u_b likewise.
         mask: copy-paste mask `(B, 1, I, J, K)`, or None to leave crops as they are.
-        pseudo_weight: of the pseudo-labeled part.
+        pseudo_weight: weight of the pseudo-labeled part.
         visual_too: whether there is visual distillation.
     """
     first, second = labeled, unlabeled

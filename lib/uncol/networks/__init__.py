@@ -1,1 +1,1 @@
-"""A tensor becomes features: the student and the frozen generalists."""
+"""The student: its network, its moving average and its weights."""

@@ -56,14 +56,14 @@ class UNet(nn.Module):
 class VNet(nn.Module):
     """3D: strided convolutions down, transposed up, additive skips, InstanceNorm and ReLU."""
 
-    convolutions = (1, 2, 3, 3, 3)  # a level, from full size to bottleneck
+    convolutions = (1, 2, 3, 3, 3)  # per level, from full size to bottleneck
 
     def __init__(self, channels: tuple[int, ...], strides: Strides) -> None:
         """Build a V-Net.
 
         Args:
             channels: channels of each level, from full size to bottleneck.
-            strides: down-sampling between levels along I, J, K; one less than channels.
+            strides: down-sampling between levels along I, J, K; one fewer than `channels`.
         """
         super().__init__()
         if len(strides) != len(channels) - 1:

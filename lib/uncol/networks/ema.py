@@ -26,8 +26,9 @@ def update_specialist(
         specialist: changed in place.
         student: the student after its step.
         step: steps done in this run, from 1.
-        momentum: upper end of mu.
-        buffers: also copy buffers (BatchNorm statistics); the released code does not (difference 11).
+        momentum: upper limit of mu.
+        buffers: also copy buffers (BatchNorm statistics); the released code does not
+            (difference 11).
     """
     mu = min(1 - 1 / (step + 1), momentum)
     for average, new in zip(specialist.parameters(), student.parameters(), strict=True):

@@ -19,7 +19,7 @@ class StudentSpec:
         prior_dim: token width of the prior encoder.
         prior_depth: its number of blocks.
         prior_heads: its attention heads.
-        prior_head_dim: the width of one.
+        prior_head_dim: the width of each head.
         prior_mlp: hidden width of its feed-forward part.
     """
 

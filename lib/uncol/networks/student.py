@@ -23,7 +23,7 @@ class StudentOutput:
     """What one forward pass gives.
 
     Attributes:
-        logits: `(B, 4, C, I, J, K)`, a set of logits a head.
+        logits: `(B, 4, C, I, J, K)`, one set of logits per head.
         prior: `(B, D, *tokens)`, the prior feature `s_prior` (`tokens` has three axes).
         hidden: the prior encoder's block outputs, `(B, prior_dim, *tokens)` each.
     """
@@ -39,7 +39,7 @@ class StudentOutput:
 
 
 class CrossAttention(nn.Module):
-    """Bottleneck features ask, knowledge features answer (section 1.4; one head in effect)."""
+    """Queries from bottleneck, keys and values from knowledge (section 1.4, in effect one head)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -96,9 +96,9 @@ class Student(nn.Module):
 
         Args:
             image: `(B, 1, I, J, K)`, sizes multiples of `spec.patch`; `K = 1` for a 2D student.
-            knowledge: makes what the decoder consumes, `(B, D, *tokens)`, from `s_prior` of the
-                same shape; stage 1 puts the generalist's feature in its place here, everything else
-                lets the decoder consume the prior itself.
+            knowledge: maps `s_prior` to what the decoder consumes, both `(B, D, *tokens)`;
+                stage 1 puts the generalist's feature in here. None: the decoder consumes the prior
+                itself.
         """
         flat = self.spec.dims == 2
         view = image[..., 0] if flat else image

@@ -20,7 +20,7 @@ from uncol.errors import StorageError, WeightsError
 CHUNK = 1 << 20
 TIMEOUT_S = 30
 SHOWN_KEYS = 5
-# what torch's safe unpickler lets through on a damaged file, by flipping and cutting bytes
+# what torch's safe unpickler raises on damaged files, found by flipping and cutting bytes
 UNREADABLE = (
     OSError,
     RuntimeError,
@@ -41,8 +41,8 @@ class Download:
     Attributes:
         name: file name in the weights folder.
         url: where they are published.
-        sha256: expected digest; None where the publisher gives none, then the digest of the first
-            complete download is kept beside the file and every later load must match it.
+        sha256: expected digest; None if the publisher gives none. Then the digest of the first
+            complete download is kept beside the file, and every later load must match it.
         size: expected length in bytes, if published.
     """
 
@@ -77,7 +77,7 @@ def verified_digest(path: Path, expected: str | None) -> str:
     """Return a file's sha256 and check it.
 
     Raises:
-        WeightsError: the file is missing or its digest is another one.
+        WeightsError: the file is missing, or its digest is not the expected one.
     """
     if not path.is_file():
         raise WeightsError(
@@ -116,8 +116,8 @@ def load_checkpoint(network: nn.Module, path: Path, *, entry: str | None = None)
         state = state[entry]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(
-            f"Weights file {path} does not fit {type(network).__name__}: it holds something else "
-            "than a network's weights. Fetch it again (uncol weights fetch) or name another file."
+            f"Weights file {path} does not fit {type(network).__name__}: it does not hold a "
+            "network's weights. Fetch it again (uncol weights fetch) or name another file."
         )
     load_state(network, state, origin=str(path))
 
@@ -165,7 +165,7 @@ def _download(item: Download, target: Path) -> None:
     try:
         digest = verified_digest(partial, item.sha256)
     except WeightsError:
-        partial.unlink()  # resuming would only extend a file that is wrong already
+        partial.unlink()  # resuming would only extend a file that is already wrong
         raise
     if item.sha256 is None:
         _digest_file(target).write_text(digest + "\n")

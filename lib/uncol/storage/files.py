@@ -1,4 +1,4 @@
-"""Write files so that a kill or a full disk never leaves a half one."""
+"""Write files so that a kill or a full disk never leaves a half-written one."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ REMEDY = "Free some disk space, or choose another model_dir."
 def replacing(
     path: Path, *, also: tuple[type[Exception], ...] = (), remedy: str = REMEDY
 ) -> Iterator[Path]:
-    """Yield a path to write to; what lies there at the end takes the file's place in one step.
+    """Yield a temporary path to write to; at the end that file replaces `path` in one step.
 
-    Makes the folder. The content is on the disk before the old file goes.
+    Creates the folder. The content is on the disk before the old file is replaced.
 
     Args:
         path: the file.
-        also: what a writer raises, beside `OSError`, where the disk is full.
-        remedy: what a person is to do then.
+        also: what the writer raises, besides `OSError`, if the disk is full.
+        remedy: what a person should do then.
 
     Raises:
         StorageError: it could not be written; what was there is unchanged.
@@ -45,7 +45,7 @@ def replacing(
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file in one step; makes its folder.
+    """Replace a text file in one step; creates its folder.
 
     Raises:
         StorageError: it could not be written; what was there is unchanged.
@@ -55,7 +55,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Replace a JSON file in one step; makes its folder.
+    """Replace a JSON file in one step; creates its folder.
 
     Raises:
         StorageError: it could not be written; what was there is unchanged.
@@ -64,7 +64,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def append_line(path: Path, text: str) -> None:
-    """Append a line that a kill can cut short but not join to the next one; makes the folder.
+    """Append a line; a kill can cut it short, but never joins it to the next. Creates the folder.
 
     Raises:
         StorageError: it could not be written; the other lines are unchanged.

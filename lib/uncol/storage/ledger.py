@@ -1,4 +1,4 @@
-"""An append-only file of records, one a case: what a background run found, safe against kills."""
+"""An append-only file of records, one per case: what a background run found, safe against kills."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uncol.storage.files import append_line
 
 
 class Record(BaseModel):
-    """What is known of one case.
+    """What is known about one case.
 
     Attributes:
         case: its name.
@@ -26,14 +26,14 @@ R = TypeVar("R", bound=Record)
 
 
 class Ledger(Generic[R]):
-    """Records of one kind in a JSON lines file; of two for the same case the later one counts."""
+    """Records of one kind in a JSON lines file; the last record of a case counts."""
 
     def __init__(self, path: Path, kind: type[R]) -> None:
         """Open a file; it need not exist yet.
 
         Args:
             path: the file.
-            kind: its records' model.
+            kind: the model of its records.
         """
         self.path = path
         self._kind = kind

@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-VERSIONS_KEPT = 5  # newest versions that a clean-up leaves, beside the served one
+VERSIONS_KEPT = 5  # newest versions that a clean-up leaves, besides the served one
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class VersionNotes:
     """The files of what was found out about a version after it was published.
 
     Attributes:
-        folder: holds them; made by whoever writes first.
+        folder: holds them; created by the first writer.
     """
 
     folder: Path
@@ -52,17 +52,17 @@ class VersionNotes:
 
     @property
     def scores(self) -> Path:
-        """What the version thinks of each case, one line per case."""
+        """What the version says about each case, one line per case."""
         return self.folder / "cases.jsonl"
 
     @property
     def maps(self) -> Path:
-        """Folder of uncertainty maps, until the server takes them up."""
+        """Folder of uncertainty maps, until the server collects them."""
         return self.folder / "maps"
 
     @property
     def pre_labels(self) -> Path:
-        """Folder of the version's label maps, until the server takes them up."""
+        """Folder of the version's label maps, until the server collects them."""
         return self.folder / "pre-labels"
 
     def voxels(self, case: str) -> Path:
@@ -106,7 +106,7 @@ class ModelFolder:
         return self.student / "versions"
 
     def manifest(self, version: int) -> Path:
-        """Return the file of how a version was made."""
+        """Return the file that records how a version was made."""
         return self.versions / str(version) / "manifest.json"
 
     def weights(self, version: int) -> Path:
@@ -143,12 +143,12 @@ class ModelFolder:
 
     @property
     def training_request(self) -> Path:
-        """The training that was asked for and is not over."""
+        """The training request that is not finished yet."""
         return self.runs / "request.json"
 
     @property
     def encoded_cache(self) -> Path:
-        """The folder of what the generalist's encoder gave."""
+        """The folder of the generalist's embeddings of scans."""
         return self.root / "cache" / "embeddings"
 
     @property

@@ -1,4 +1,4 @@
-"""Keep a folder of things that can be made again within its limit."""
+"""Keep a folder of recomputable files within its size limit."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ OLD_S = 24 * 3600.0  # a partial file this old belongs to a process that was kil
 def trim(folder: Path, limit_bytes: int) -> None:
     """Delete the least recently used files until a folder fits its limit.
 
-    Other processes may delete in it at the same time. A file that is mapped stays readable.
+    Other processes may delete files in it at the same time. A memory-mapped file stays readable.
 
     Args:
-        folder: the folder; hidden files and what is in folders in it are left alone.
-        limit_bytes: how much may stay.
+        folder: the folder; hidden files and subfolders in it are left alone.
+        limit_bytes: total size of the files that may stay.
     """
     now = time.time()
     files = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,45 @@ from uncol.data.scan import Grid, write_volume
 from uncol.errors import RequestError
 from uncol.types import Array
 
-EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha", ".png", ".tif", ".tiff")
+
+@dataclass(frozen=True)
+class Result:
+    """A label map or map to be written.
+
+    Attributes:
+        array: `(I, J, K)`.
+        grid: its grid.
+        names: segment names of values 1...N, for formats that keep them.
+        compress: whether a format that can is to compress.
+    """
+
+    array: Array
+    grid: Grid
+    names: Sequence[str]
+    compress: bool
+
+
+def _write_volume(path: str, result: Result) -> None:
+    write_volume(path, result.array, result.grid, compress=result.compress)
+
+
+def _write_segments(path: str, result: Result) -> None:
+    values = range(1, len(result.names) + 1)
+    channels = np.stack([result.array == value for value in values])
+    write_seg_nrrd(channels, path, np.uint8, result.grid.affine, list(result.names))
+
+
+# to add an output format: its extension and what writes it
+FORMATS: dict[str, Callable[[str, Result], None]] = {
+    ".nii.gz": _write_volume,
+    ".nii": _write_volume,
+    ".nrrd": _write_volume,
+    ".seg.nrrd": _write_segments,
+    ".mha": _write_volume,
+    ".png": _write_volume,
+    ".tif": _write_volume,
+    ".tiff": _write_volume,
+}
 
 
 def write_result(array: Array, grid: Grid, names: Sequence[str], request: Mapping[str, Any]) -> str:
@@ -26,7 +65,7 @@ def write_result(array: Array, grid: Grid, names: Sequence[str], request: Mappin
     Args:
         array: `(I, J, K)`.
         grid: its grid.
-        names: segment names of values 1...N, for `.seg.nrrd`.
+        names: segment names of values 1...N.
         request: `result_extension` (default `.nrrd`), `result_compress`.
 
     Raises:
@@ -34,14 +73,12 @@ def write_result(array: Array, grid: Grid, names: Sequence[str], request: Mappin
         StorageError: the file cannot be written.
     """
     extension = str(request.get("result_extension") or ".nrrd").lower()
-    if extension not in EXTENSIONS:
-        raise RequestError(f"result_extension '{extension}' is not one of {', '.join(EXTENSIONS)}.")
+    if extension not in FORMATS:
+        raise RequestError(f"result_extension '{extension}' is not one of {', '.join(FORMATS)}.")
     path = temporary(extension)
-    if extension == ".seg.nrrd":
-        channels = np.stack([array == value for value in range(1, len(names) + 1)])
-        write_seg_nrrd(channels, path, np.uint8, grid.affine, list(names))
-    else:
-        write_volume(path, array, grid, compress=is_on(request.get("result_compress", True)))
+    FORMATS[extension](
+        path, Result(array, grid, names, is_on(request.get("result_compress", True)))
+    )
     return path
 
 

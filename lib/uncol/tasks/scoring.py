@@ -51,7 +51,10 @@ class UncolScoring(ScoringMethod):  # type: ignore[misc]
 
 
 class DiceScoring(ScoringMethod):  # type: ignore[misc]
-    """Dice of two label tags, per label. MONAI Label's own sums label values (docs/monai-label.md section 0.7)."""
+    """Dice of two label tags, per label.
+
+    MONAI Label's own sums label values (docs/monai-label.md section 0.7).
+    """
 
     def __init__(self, labels: Mapping[str, int]) -> None:
         """Make the method for the app's labels."""

@@ -44,7 +44,7 @@ def coarsen(
         voxels: most voxels that a crop may have.
         flat: whether crops are slices; then voxels grow within them alone.
     """
-    looks = look(cases, space, labels)
+    looks = label_boxes(cases, space, labels)
     if not looks:
         return space
     boxes = [box for box, _ in looks]
@@ -54,7 +54,7 @@ def coarsen(
     chosen = space
     for factor in FACTORS:
         coarse = grown(space, factor, flat=flat)
-        if factor > 1 and kept(boxes, space, coarse, labels) < LEAST_SELF_DICE:
+        if factor > 1 and self_dice(boxes, space, coarse, labels) < LEAST_SELF_DICE:
             break
         chosen = coarse
         size = np.ceil(held / _ratio(space, coarse))
@@ -63,7 +63,7 @@ def coarsen(
     return chosen
 
 
-def look(
+def label_boxes(
     cases: Sequence[Case], space: Space, labels: Mapping[str, int]
 ) -> list[tuple[Array, tuple[int, ...]]]:
     """Return, of some annotated cases, the label map around all labels, and the scan's shape.
@@ -93,7 +93,9 @@ def grown(space: Space, factor: float, *, flat: bool) -> Space:
     return replace(space, spacing_mm=(float(spacing[0]), float(spacing[1]), float(spacing[2])))
 
 
-def kept(boxes: Sequence[Array], space: Space, coarse: Space, labels: Mapping[str, int]) -> float:
+def self_dice(
+    boxes: Sequence[Array], space: Space, coarse: Space, labels: Mapping[str, int]
+) -> float:
     """Return the Dice, median over cases, of the label that suffers most from coarser voxels.
 
     Args:

@@ -1,1 +1,1 @@
-"""How unsure a prediction is, whether that is true, and what it says of the whole case."""
+"""How unsure a prediction is, whether that is true, and what it says about the whole case."""

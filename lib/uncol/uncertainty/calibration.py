@@ -1,7 +1,7 @@
-"""Fit how far probabilities can be believed, by cases that did not train what judges them.
+"""Fit how far probabilities can be believed, on cases that did not train the judging student.
 
-Guo et al. (ICML 2017) fit one temperature; one a label is needed here, because a student is not
-equally sure of large and small structures.
+Guo et al. (ICML 2017) fit one temperature; one per label is needed here, because a student is
+not equally sure of large and small structures.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ from uncol.uncertainty.quality import UNSEEN, QualityModel
 KNOTS = 33  # places of the error curve
 ERROR_HIGH, ERROR_MEDIUM = 1 / 3, 0.15  # expected share of wrong voxels from which a band begins
 LOG_T = (-1.4, 2.1)  # log temperatures that are tried: 0.25 to 8
-TRUST_FROM = 24  # cases whose word on a single label counts as much as that on all together
-FEWEST_VOXELS = (
-    50  # voxels for which a label gets a temperature, and a band an error rate, of its own
-)
+TRUST_FROM = 24  # cases at which a label's own temperature counts as much as the common one
+FEWEST_VOXELS = 50  # fewest voxels for a label's own temperature, and for a band's error rate
 
 
 class Band(BaseModel):
@@ -48,11 +46,11 @@ class Calibration(BaseModel):
         source: `none`, `cross_fit` (students trained without the case) or `held_out` (cases that
             no student trains on).
         cases: how many cases it was fitted on.
-        temperatures: one a class, background first; empty stands for 1 everywhere.
+        temperatures: one per class, background first; empty stands for 1 everywhere.
         curve: expected share of wrong voxels at uncertainties 0, 1/32, ... 1.
         high: band `review_high`.
         medium: band `review_medium`.
-        quality: from Soft Dice Confidence to Dice, with intervals; None before any.
+        quality: from Soft Dice Confidence to Dice, with intervals; None if not fitted.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -66,13 +64,13 @@ class Calibration(BaseModel):
     quality: QualityModel | None = None
 
     def temperatures_for(self, classes: int) -> tuple[float, ...]:
-        """Return one temperature a class."""
+        """Return one temperature per class."""
         return self.temperatures or (1.0,) * classes
 
     def expected_error(self, uncertainty: Array) -> Array:
-        """Return the expected share of wrong voxels where uncertainty has these values."""
+        """Return the expected share of wrong voxels at these uncertainties in [0, 1]."""
         if not self.curve:
-            return uncertainty / 2  # two classes as probable as each other: half are wrong
+            return uncertainty / 2  # two equally probable classes: half are wrong
         places = np.linspace(0, 1, len(self.curve))
         return np.interp(uncertainty, places, self.curve).astype(np.float32)
 
@@ -104,13 +102,13 @@ def join(parts: Sequence[Voxels]) -> Voxels:
 
 
 def tempered(probs: Array, temperatures: Sequence[float]) -> Array:
-    """Return `(n, C)` probabilities under a temperature a predicted label; see `maps.temper_`."""
+    """Return `(n, C)` probabilities, tempered per predicted label; see `maps.temper_`."""
     power = 1 / np.asarray(temperatures)[probs.argmax(axis=1)]
     return _softmax(np.log(np.clip(probs, 1e-8, None)) * power[:, None])
 
 
 def error_rates(voxels: Voxels) -> tuple[float, ...]:
-    """Return the share of wrong voxels a predicted class; of few voxels, pulled to that of all."""
+    """Return the share of wrong voxels per predicted class; with few voxels, pulled to the mean."""
     wrong = voxels.label != voxels.truth
     overall = float(wrong.mean())
     rates = []
@@ -123,15 +121,15 @@ def error_rates(voxels: Voxels) -> tuple[float, ...]:
 
 
 def match_temperatures(probs: Array, rates: Sequence[float], *, cases: int) -> tuple[float, ...]:
-    """Choose a temperature a predicted class so that mean confidence and accuracy agree.
+    """Choose one temperature per predicted class so that mean confidence and accuracy agree.
 
     Confidence matching (Guillory et al., ICCV 2021; Garg et al., ICLR 2022): it needs no truth for
-    the voxels, only the error rates to expect, so those may come from other cases. What few cases
-    say about single labels is pulled towards the temperature that suits all of them together.
+    the voxels, only the error rates to expect, so those may come from other cases. With few
+    cases, each label's temperature is pulled towards the one that suits all labels together.
 
     Args:
         probs: `(n, C)` of the student to calibrate.
-        rates: expected share of wrong voxels a predicted class.
+        rates: expected share of wrong voxels per predicted class.
         cases: how many cases the rates come from.
     """
     logs, label = np.log(np.clip(probs, 1e-8, None)), probs.argmax(axis=1)
@@ -162,10 +160,10 @@ def _match(logs: Array, rate: float) -> float:
 
 
 def blend(out_of_sample: Sequence[float], in_sample: Sequence[float]) -> tuple[float, ...]:
-    """Return Efron's .632 estimate of what a student errs that learned from all cases.
+    """Return Efron's .632 estimate of the error of a student that learned from all cases.
 
-    Students that left cases out err more than it on new cases, it errs less on those it learned
-    from (JASA 78, 1983).
+    On new cases, students that left cases out err more than it does. On the cases it learned from,
+    it errs less (JASA 78, 1983).
     """
     pairs = zip(out_of_sample, in_sample, strict=True)
     return tuple(UNSEEN * out + (1 - UNSEEN) * own for out, own in pairs)

@@ -1,4 +1,4 @@
-"""From probabilities to voxel maps and one estimate a label (pure).
+"""From probabilities to voxel maps and one estimate per label (pure).
 
 All functions walk the class axis one class at a time, so that a map costs the memory of a map and
 not of another probability volume.
@@ -69,12 +69,12 @@ def temper_(probs: Tensor, label: Tensor, temperatures: Sequence[float]) -> Tens
     """Temper probabilities in place, each voxel by the temperature of its label.
 
     p_c <- p_c^(1/T) / sum_k p_k^(1/T), T = temperatures[label] (Guo et al., ICML 2017, with one
-    temperature a predicted label). The order of the classes at a voxel never changes.
+    temperature per predicted label). The order of the classes at a voxel never changes.
 
     Args:
         probs: `(C, ...)`, changed.
         label: `(...)`, the most probable class.
-        temperatures: one a class, background first; over 0.
+        temperatures: one per class, background first; above 0.
     """
     if all(value == 1.0 for value in temperatures):
         return probs
@@ -93,8 +93,8 @@ def soft_dice_confidence(probs: Tensor, label: Tensor) -> Tensor:
 
     SDC_c = 2 sum_near p_c [label = c] / (sum_near p_c + sum [label = c])
 
-    The sums stop 5 voxels from the label: what little probability a network leaves everywhere adds
-    up with the field of view and says nothing about the mask.
+    The sums stop 5 voxels from the label: the little probability that a network leaves everywhere
+    adds up with the field of view and says nothing about the mask.
 
     Args:
         probs: `(C, I, J, K)`.

@@ -1,7 +1,7 @@
-"""The measure of uncertainty: what the map shows, calibration fits, and review bands go by.
+"""The measure of uncertainty: what the map shows, calibration fits, and review bands use.
 
-This is the file to replace it in. The gate of pseudo-labels does not follow: it uses entropy
-itself, as its equation says (`method/fusion.py`), so another map trains the same student.
+To use another measure, replace it here. The gate of pseudo-labels does not follow: it uses entropy
+itself, as its equation says (`method/fusion.py`), so training stays the same.
 """
 
 from __future__ import annotations
@@ -27,5 +27,5 @@ def voxel_uncertainty(probs: Tensor) -> Tensor:
 
 def row_uncertainty(probs: Array) -> Array:
     """Return the same measure `(n,)` of probabilities `(n, C)`."""
-    values: Array = voxel_uncertainty(torch.from_numpy(probs).T).numpy()
+    values: Array = voxel_uncertainty(torch.tensor(probs).T).numpy()
     return values

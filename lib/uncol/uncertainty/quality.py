@@ -13,11 +13,11 @@ from uncol.types import Array
 
 FEWEST_CASES = 3
 DICE_INTERVAL = 0.9  # share of cases whose Dice lies in the interval
-SLOPE, SLOPE_SD = 1.0, 0.5  # before any case: a confidence gained is a Dice gained
-NOISE_SD, NOISE_WEIGHT = 0.035, 4.0  # before any case, counting as 4: deviation from the line
+SLOPE, SLOPE_SD = 1.0, 0.5  # prior: Dice rises as much as confidence
+NOISE_SD, NOISE_WEIGHT = 0.035, 4.0  # prior deviation from the line, counting as 4 cases
 ACCEPT, CHECK = 0.85, 0.70  # estimated Dice from which a case needs a glance, or a check
 
-UNSEEN = 0.632  # weight of what was found out of sample in Efron's .632 estimate
+UNSEEN = 0.632  # weight of out-of-sample figures in Efron's .632 estimate
 
 QualityBand = Literal["accept", "check", "redo"]
 
@@ -32,9 +32,9 @@ class Line(BaseModel):
 
     Attributes:
         center: mean confidence of the cases it was fitted on.
-        level: Dice there.
-        slope: Dice a confidence.
-        spread: deviation of Dice from the line.
+        level: Dice at `center`.
+        slope: Dice per unit of confidence.
+        spread: standard deviation of Dice from the line.
         cases: how many cases.
         slope_precision: how sure the slope is, 1 / variance in units of `spread`.
     """
@@ -81,7 +81,7 @@ class QualityModel(BaseModel):
 
     Attributes:
         mean: for the mean over labels.
-        labels: a line a label, where enough cases had it.
+        labels: one line per label that enough cases had.
         observed: how each band turned out.
     """
 
@@ -95,7 +95,7 @@ class QualityModel(BaseModel):
 def fit_line(confidence: Array, dice: Array) -> Line:
     """Fit a line with a prior: slope near 1, spread near 0.035 (conjugate normal regression).
 
-    Few cases cannot say how Dice follows confidence, so the prior does until they can.
+    With few cases, the prior decides how Dice follows confidence.
 
     Args:
         confidence: `(n,)`, at least one.
@@ -127,13 +127,13 @@ def fit_quality(
 ) -> QualityModel | None:
     """Fit all lines.
 
-    Slope, level and spread come from the judged cases; a line then stands over the mean confidence
-    of the student it is for, which may be surer of itself than the ones that were judged.
+    Slope, level and spread come from the judged cases; each line is then centred on the mean
+    confidence of the student it is for, which may be surer of itself than the judged ones.
 
     Args:
-        confidence: Soft Dice Confidence a label, a value a judged case; NaN where the label was not
-            found.
-        dice: true Dice alike; NaN where neither prediction nor annotation has the label.
+        confidence: Soft Dice Confidence by label, one value per judged case; NaN where the label
+            was not found.
+        dice: true Dice, likewise; NaN where neither prediction nor annotation has the label.
         own: confidence of the student that the model is for, on any cases it did not learn from.
         learned: confidence and Dice of that student on the cases it learned from, if others were
             judged in its place; level and spread are then the .632 estimates.
@@ -166,7 +166,7 @@ def _line_or_none(confidence: Array, dice: Array) -> Line | None:
 
 
 def _for_student(line: Line, own: Array, in_sample: Line | None) -> Line:
-    """Return a line that was fitted on stand-ins as it is for the student itself."""
+    """Return a line, fitted on stand-in students, adjusted to the student itself."""
     known = own[np.isfinite(own)]
     changes = {"center": float(known.mean())} if len(known) else {}
     if in_sample is not None:
@@ -177,7 +177,7 @@ def _for_student(line: Line, own: Array, in_sample: Line | None) -> Line:
 
 
 def _known(confidence: Sequence[float], dice: Sequence[float]) -> tuple[Array, Array]:
-    """Return the pairs `(n,)`, `(n,)` of which both are known."""
+    """Return the pairs `(n,)`, `(n,)` in which both values are known."""
     x, y = np.array(confidence, dtype=float), np.array(dice, dtype=float)
     known = np.isfinite(x) & np.isfinite(y)
     return x[known], y[known]
@@ -186,14 +186,14 @@ def _known(confidence: Sequence[float], dice: Sequence[float]) -> tuple[Array, A
 def _mean_pairs(
     confidence: Mapping[str, Sequence[float]], dice: Mapping[str, Sequence[float]]
 ) -> tuple[Array, Array]:
-    """Return mean confidence and mean Dice over the labels found, a pair a case."""
+    """Return mean confidence and mean Dice over the labels found, one pair per case."""
     x = np.array([confidence[name] for name in dice], dtype=float)
     y = np.array([dice[name] for name in dice], dtype=float)
     return _known(_means(x).tolist(), _means(np.where(np.isfinite(x), y, np.nan)).tolist())
 
 
 def _means(rows: Array) -> Array:
-    """Return column means `(n,)` over known values; NaN where none is."""
+    """Return column means `(n,)` over known values; NaN where there is none."""
     known = np.isfinite(rows)
     total = np.where(known, rows, 0).sum(axis=0)
     return np.asarray(np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan))

@@ -1,4 +1,4 @@
-"""How true an uncertainty map and a quality estimate are, with bootstrap intervals over cases."""
+"""How true uncertainty maps and quality estimates are, with bootstrap intervals over cases."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ BOOTSTRAP_INTERVAL = 95  # per cent
 
 @dataclass(frozen=True)
 class Counts:
-    """A case's voxels, counted by what they claim.
+    """A case's voxels, counted by uncertainty and by confidence.
 
     Attributes:
         right: `(1024,)` right voxels by uncertainty.
         wrong: `(1024,)` wrong voxels by uncertainty.
-        claims: `(15, 3)` a confidence bin: voxels, summed confidence, right ones.
+        claims: `(15, 3)`, per confidence bin: voxels, summed confidence, right voxels.
     """
 
     right: Array

@@ -22,7 +22,7 @@ from uncol.versions.store import ModelStore
 
 @dataclass(frozen=True)
 class LoadedStudent:
-    """A loaded version. A request keeps its own reference, so a switch never disturbs it.
+    """A loaded version. A request keeps its own reference, so a new version never disturbs it.
 
     Attributes:
         student: on `device`, in evaluation mode.
@@ -37,7 +37,7 @@ class LoadedStudent:
     calibration: Calibration = field(default_factory=Calibration)
 
     def with_one_piece(self, structures: Structures) -> LoadedStudent:
-        """Return it with other single structures."""
+        """Return a copy that keeps other structures in one piece."""
         return replace(self, manifest=self.manifest.model_copy(update={"one_piece": structures}))
 
     def segment(self, scan: Volume) -> Segmentation:
@@ -47,7 +47,7 @@ class LoadedStudent:
         return segment(self.student, scan, how, device=self.device, calibration=self.calibration)
 
     def summary(self, result: Segmentation) -> Summary:
-        """Return what clients are told of an answer."""
+        """Return what clients get with an answer."""
         labels = self.manifest.labels
         return summarize(
             result,
@@ -64,7 +64,7 @@ def judge(
     """Return Dice by case and label, in the scans' own grids, through the serving code.
 
     Args:
-        published: the version, or one that may become one.
+        published: the version, or a candidate.
         cases: annotated cases.
         released: 0 for a label where either mask is empty (difference 9).
 
@@ -82,7 +82,7 @@ def judge(
 
 
 def load_version(store: ModelStore, version: int, device: torch.device) -> LoadedStudent:
-    """Load a version with the calibration it has by now.
+    """Load a version with its latest calibration.
 
     Raises:
         WeightsError: its files are missing or damaged.

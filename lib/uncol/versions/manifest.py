@@ -40,14 +40,14 @@ class Plan:
 
 
 class Options(BaseModel):
-    """What a round was asked for beside its settings, and what else decides its result.
+    """What a round was asked for besides its settings, and what else decides its result.
 
     Attributes:
-        step_scale: multiplies the planned steps.
-        labeled_only: train although nothing is unlabeled.
+        step_scale: factor on the planned steps.
+        labeled_only: train even if no case is unlabeled.
         device: type of the device.
-        threads: of torch on the CPU; None where it was not written down.
-        cache_gb: most GiB on disk for what the generalist saw.
+        threads: torch's threads on the CPU; None if not recorded.
+        cache_gb: most GiB on disk for the generalist's embeddings, and again for prepared scans.
         teacher_weights: the generalist's file, if it is not the usual one.
     """
 
@@ -66,11 +66,11 @@ class Accuracy(BaseModel):
 
     Attributes:
         dice: mean over cases of the mean over labels.
-        interval: 95 % of that mean (Student's t over cases); None for a single case.
+        interval: 95 % interval of that mean (Student's t over cases); None for a single case.
         per_label: mean over cases.
         per_case: mean over labels.
-        source: `held_out` cases never trained; in `cross_fit` students of three quarters of the
-            labels were judged on the rest.
+        source: `held_out` cases never trained; in `cross_fit`, students trained on three quarters
+            of the labels were judged on the rest.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -83,13 +83,13 @@ class Accuracy(BaseModel):
 
     @property
     def text(self) -> str:
-        """Say it in a line."""
+        """The accuracy in one sentence."""
         count = len(self.per_case)
         cases = "1 case" if count == 1 else f"{count} cases"
         how = (
             f"{cases} held out from training"
             if self.source == "held_out"
-            else f"cross-validation over {cases}, by students of three quarters of the labels"
+            else f"{cases} by cross-validation, students trained on three quarters of the labels"
         )
         if self.interval is None:
             return f"Mean Dice {self.dice:.3f} on {how}."
@@ -106,7 +106,7 @@ class Verdict(BaseModel):
         reference: the version that was served, or None before the first.
         cases: held-out cases on which both were judged.
         difference: mean paired difference in Dice, candidate minus reference.
-        interval: 95 % of it (Student's t over cases); None with fewer than two cases.
+        interval: 95 % interval of it (Student's t over cases); None with fewer than two cases.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -140,11 +140,11 @@ class Manifest(BaseModel):
         generalist: its name.
         seed: seed of the run.
         cases: names by part: `labeled`, `unlabeled`, `held_out`, `left_out`.
-        digests: by case that was trained on or held out, of its prepared scan and its label file.
+        digests: by case that trained or was held out, those of prepared scan and label file.
         options: further options of the round, and what else decides the result.
         accuracy: on held-out cases; None when none are held out.
         gate: how it compared with the version that was served.
-        packages: versions of what computed it.
+        packages: versions of the packages that computed it.
         plan: the budget.
     """
 

@@ -1,4 +1,4 @@
-"""Dice, HD95 and ASD of label maps, in mm, a label each."""
+"""Dice of label maps per label, and HD95 and ASD in mm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Scores:
     """How well one label was found in one case.
 
     Attributes:
-        dice: in [0, 1]; NaN where both masks are empty, 0 where one is.
+        dice: in [0, 1]; NaN where both masks are empty, 0 where only one is.
         hd95_mm: 95th percentile Hausdorff distance; NaN where a mask is empty.
         asd_mm: average symmetric surface distance; NaN where a mask is empty.
     """

@@ -1,4 +1,4 @@
-"""What is told of published versions, on the command line and over REST."""
+"""What is reported about published versions, on the command line and over REST."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class VersionLine(BaseModel):
         version: its number.
         served: whether it is served.
         created: UTC time, ISO 8601.
-        labeled: cases with annotation that trained.
-        unlabeled: cases without that did.
-        held_out: cases that judge.
-        dice: its accuracy; None if none is held out.
-        interval: 95 % of that.
+        labeled: number of annotated cases that trained.
+        unlabeled: number of cases without annotation that trained.
+        held_out: number of cases that judge.
+        dice: its mean Dice; None if no case is held out.
+        interval: 95 % interval of that mean.
         published: whether the gate let it through.
         gate: why.
         error: why it cannot be read; empty if it can.
@@ -42,7 +42,7 @@ class VersionLine(BaseModel):
 
 
 def list_versions(store: ModelStore) -> list[VersionLine]:
-    """Return a line per version, oldest first; a damaged one with its error."""
+    """Return one line per version, oldest first; a damaged one with its error."""
     current = store.current()
     return [_line(store, version, served=version == current) for version in store.versions()]
 
@@ -68,7 +68,7 @@ def _line(store: ModelStore, version: int, *, served: bool) -> VersionLine:
 
 
 def show_version(store: ModelStore, version: int) -> dict[str, Any]:
-    """Return all that is known of a version, as JSON values.
+    """Return all that is known about a version, as JSON values.
 
     Raises:
         RequestError: there is no such version.

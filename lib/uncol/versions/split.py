@@ -16,7 +16,7 @@ SIDES = TypeAdapter(dict[str, Side])
 
 
 class FrozenSplit:
-    """`split.json`: a side by case id. A case that has trained never judges, and the reverse."""
+    """`split.json`: each case's side, by id. A case that trained never judges, and vice versa."""
 
     def __init__(self, path: Path) -> None:
         """Open a split; nothing need be decided yet."""
@@ -26,7 +26,7 @@ class FrozenSplit:
         """Return what was decided.
 
         Raises:
-            StorageError: the file is damaged. Deciding anew could let a judging case train.
+            StorageError: the file is damaged. Deciding again could let a judging case train.
         """
         try:
             return SIDES.validate_json(self.path.read_bytes())
@@ -34,12 +34,12 @@ class FrozenSplit:
             return {}
         except (OSError, ValidationError) as error:
             raise StorageError(
-                f"{self.path}, which says what never trains, cannot be read: {error}. Restore it "
+                f"{self.path}, which lists what never trains, cannot be read: {error}. Restore it "
                 "from a backup, or start with another model_dir."
             ) from error
 
     def of(self, cases: Iterable[Case]) -> Pool:
-        """Split a pool; decides for annotated cases seen for the first time, and keeps that.
+        """Split a pool; annotated cases seen for the first time are decided on, for good.
 
         Raises:
             StorageError: it cannot be read or written.

@@ -86,7 +86,7 @@ class ModelStore:
         whoever reads at any moment sees a complete old or a complete new version.
 
         Raises:
-            StorageError: it could not be written; the served version is the one before.
+            StorageError: it could not be written; the served version is unchanged.
         """
         parent = self.folder.versions
         partial = parent / f".partial-{os.getpid()}"
@@ -118,10 +118,10 @@ class ModelStore:
         return version
 
     def check(self, version: int) -> None:
-        """Refuse a number that no complete version has.
+        """Check that a complete version has this number.
 
         Raises:
-            RequestError: it has none.
+            RequestError: none has.
         """
         if version not in self.versions():
             listed = ", ".join(map(str, self.versions())) or "none"
@@ -150,8 +150,8 @@ class ModelStore:
                 version = before[-1]
             self.check(version)
             self.load(version)
-            # it scores each case anew: the pre-labels and maps that annotators see are the
-            # later version's
+            # so that it scores each case again: the pre-labels and maps that annotators see
+            # are the later version's
             self.folder.notes(version).scores.unlink(missing_ok=True)
             self._make_current(version)
             self._note("rollback", version)
@@ -161,7 +161,7 @@ class ModelStore:
         """Delete old versions with all that was found out about them.
 
         Args:
-            keep: how many of the newest stay, beside the served one.
+            keep: how many of the newest stay, besides the served one.
 
         Returns:
             The deleted versions.
@@ -177,7 +177,7 @@ class ModelStore:
                 away = self.folder.versions / f".partial-gone-{version}"
                 os.rename(
                     self.folder.versions / str(version), away
-                )  # complete or not there, at any moment
+                )  # at any moment it is complete or absent
                 shutil.rmtree(away, ignore_errors=True)
                 shutil.rmtree(self.folder.notes(version).folder, ignore_errors=True)
         return gone

@@ -86,7 +86,7 @@ def save_label(case, array, affine=None):
 )
 def test_a_label_on_another_grid_is_refused(store, files, shape, affine):
     save_label(files, np.ones(shape), affine)
-    with pytest.raises(LabelError, match=r"'p1' has 6x8x\d voxels.*6x8x4.*reference volume"):
+    with pytest.raises(LabelError, match=r"'p1' is not on.*6x8x\d voxels.*6x8x4.*reference volume"):
         store.load(files)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from uncol.data.scan import read_label
 from uncol.datastores import studies as module
-from uncol.datastores.pool import case_of
+from uncol.datastores.pool import case_of, cases_of
 from uncol.datastores.studies import UncolDatastore
 from uncol.errors import LabelError, RequestError, ScanError, StorageError
 
@@ -87,7 +87,9 @@ def test_an_unknown_case_is_named(store, label) -> None:
 
 def test_a_label_on_another_grid_is_refused(store, tmp_path) -> None:
     small = write(tmp_path / "small.nii.gz", np.ones((5, 5, 4), dtype=np.uint8))
-    with pytest.raises(LabelError, match=r"'one' has 5x5x4 voxels.*6x5x4"):
+    with pytest.raises(
+        LabelError, match=r"'one' is not on its scan's grid: it has 5x5x4 voxels.*6x5x4"
+    ):
         store.save_label("one", small, "final", {})
 
 
@@ -224,7 +226,7 @@ def test_an_index_that_was_spoiled_by_hand_names_the_case(store, label) -> None:
     store._datastore.objects["one"].labels["final"].info["label_info"] = spoiled
     with pytest.raises(LabelError, match="label_info of case 'one'"):
         case_of(store, "one")
-    assert [case.name for case in module.cases_of(store)] == ["two"]
+    assert [case.name for case in cases_of(store)] == ["two"]
 
 
 @pytest.mark.parametrize(

@@ -5,19 +5,19 @@ import re
 import numpy as np
 
 from uncol.demo.page import write_page
-from uncol.demo.session import Result
+from uncol.demo.session import DemoResult
 
 LABELS = {"core & rim": 1, "tail": 2}
 PNG = b"\x89PNG\r\n"
 
 
-def _result(case: str) -> Result:
+def _result(case: str) -> DemoResult:
     generator = np.random.default_rng(0)
     truth = np.zeros((8, 9, 10), dtype=np.int32)
     truth[2:5, 3:6, 4:8] = 1
     truth[5:7, 3:6, 4:8] = 2
     scan, unsure = generator.random((2, *truth.shape), dtype=np.float32)
-    return Result(
+    return DemoResult(
         case, scan, truth, truth.copy(), unsure, {"core & rim": 1.0, "tail": float("nan")}, 0.9
     )
 

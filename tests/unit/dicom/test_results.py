@@ -126,7 +126,7 @@ def test_overlapping_segments_are_refused(segmentation, small_series):
 def test_a_segmentation_without_places_is_refused(segmentation, small_series):
     for frame in segmentation.PerFrameFunctionalGroupsSequence:
         del frame.PlanePositionSequence
-    with pytest.raises(LabelError, match="place in the patient"):
+    with pytest.raises(LabelError, match="position in the patient"):
         read_segmentation(segmentation, small_series.grid)
 
 

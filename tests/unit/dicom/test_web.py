@@ -17,6 +17,7 @@ class Client:
         return found[offset : offset + limit]
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI", "ignore:The value length")
 @pytest.mark.parametrize("uid", ["..", "../../etc", "/etc", ".hidden", "1/2", "1..2", "1" * 65, ""])
 def test_a_uid_that_is_none_never_becomes_a_folder_s_name(uid):
     assert list(Pacs(Client("1.2.3", uid), [{"Modality": "CT"}]).scans()) == ["1.2.3"]

@@ -164,7 +164,7 @@ def test_a_digest_is_the_file_s_sha256(tmp_path):
 
 
 def test_a_missing_file_points_at_the_setting(tmp_path):
-    with pytest.raises(WeightsError, match=r"gone\.pth does not exist.*generalist_weights"):
+    with pytest.raises(WeightsError, match=r"gone\.pth does not exist.*teacher_weights"):
         verified_digest(tmp_path / "gone.pth", None)
 
 
@@ -187,6 +187,7 @@ def test_a_plain_state_is_taken_even_where_an_entry_is_usual(tmp_path, network):
     load_checkpoint(network, tmp_path / "w.pth", entry="model")
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol 4")
 @pytest.mark.parametrize(
     "content", [b"", b"garbage", b"\x80\x04garbage", b"PK\x03\x04" + b"\0" * 50, b"<html>not found"]
 )

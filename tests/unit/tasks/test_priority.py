@@ -138,7 +138,7 @@ def test_a_child_dies_with_the_server_that_started_it() -> None:
     assert started.stdout.readline() == "up\n"
     process.suspend()
     started.kill()
-    started.wait()
+    started.communicate()  # closes its pipe, too
     psutil.wait_procs([process], timeout=10)
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 

@@ -87,7 +87,7 @@ def test_below_ten_labels_every_round_is_published_and_says_why(tmp_path, settin
             stream.write(one.model_dump_json() + "\n")
     shown = shown_accuracy(store)
     assert shown.dice == pytest.approx(0.7)
-    assert "cross-validation over 2 cases" in shown.text
+    assert "2 cases by cross-validation" in shown.text
 
 
 def test_predictions_of_what_may_be_several_keep_all_pieces(tmp_path, settings):

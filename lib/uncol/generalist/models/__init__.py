@@ -22,11 +22,11 @@ NO_GENERALIST = "none"
 
 @dataclass(frozen=True)
 class GeneralistEntry:
-    """What a user is told of a generalist.
+    """What a user sees of a generalist.
 
     Attributes:
         text: what it is.
-        downloaded: whether its weights are fetched; its file then says where from, in `download`.
+        downloaded: whether its weights are downloaded; `download` in its file then says from where.
     """
 
     text: str
@@ -63,7 +63,7 @@ def load_foundation_model(
 
 
 def download_of(name: str) -> Download:
-    """Return where a generalist's weights come from; its entry must say that they are fetched."""
+    """Return where a generalist's weights come from; its entry must be `downloaded`."""
     download: Download = _module(name).download()
     return download
 

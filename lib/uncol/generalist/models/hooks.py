@@ -1,4 +1,4 @@
-"""What all SAM-shaped networks share: states kept on the way, and the prompt decoder."""
+"""What all SAM-shaped networks share: kept hidden states, and the prompt decoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uncol.generalist.models.protocol import Prompted
 
 @contextmanager
 def kept_outputs(modules: Sequence[nn.Module]) -> Iterator[list[Any]]:
-    """Keep what modules inside somebody else's network put out, in their order.
+    """Keep the outputs of modules inside somebody else's network, in the order of `modules`.
 
     Args:
         modules: the modules; each runs once.

@@ -37,7 +37,7 @@ def load(weights: Path | None, weights_dir: Path) -> Sam2D:
 
 
 def wrap(network: Any, *, fingerprint: str) -> Sam2D:
-    """Make a generalist of a SAM network of any size."""
+    """Wrap a SAM network of any size as a generalist."""
     encoder = network.image_encoder
     blocks = [encoder.blocks[min(b, len(encoder.blocks) - 1)] for b in MEDSAM_BLOCKS]
     width = encoder.pos_embed.shape[-1]

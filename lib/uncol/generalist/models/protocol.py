@@ -23,7 +23,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Prompts:
-    """One prompt a class, for one view; coordinates in view pixels.
+    """One prompt per class, for one view; coordinates in view pixels.
 
     Attributes:
         boxes: `(n, 2 * dims)`, lower corner then upper corner, edges; or None.

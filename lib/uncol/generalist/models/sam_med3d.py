@@ -60,10 +60,10 @@ class SamMed3D:
 
     @torch.no_grad()
     def encode(self, views: Tensor, *, raw: bool = False) -> Encoded:
-        """Encode `(B, 1, side, side, side)`, z-scored over its own upper half of intensities.
+        """Encode `(B, 1, side, side, side)`, each z-scored over its voxels above the minimum.
 
         The released code z-scores over x > 0 of the raw scan; views are already normalized, so
-        that set is "above the view's minimum".
+        the view's minimum stands for 0.
         """
         with kept_outputs(self._states) as states:
             image = self.network.image_encoder(views if raw else _z_score(views))
