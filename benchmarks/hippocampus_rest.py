@@ -5,7 +5,7 @@
 
 DIR holds images/ and labels/. The server runs with defaults. Test scans are never in its studies
 folder: they are uploaded as sessions, so no training sees them. With `--supervised`, the same
-student trains for as many steps on the same labels alone, without any teacher.
+student trains for as many steps on the same labels alone, without the generalist.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def play(
     labeled: list[str],
     test: list[str],
 ) -> tuple[float, list[dict[str, float]]]:
-    """Submit labels, train, ask for the test cases; returns seconds of training and their Dice."""
+    """Submit labels, train, segment the test cases; returns seconds of training and their Dice."""
     with tempfile.TemporaryDirectory() as folder:
         studies, model_dir = Path(folder) / "studies", Path(folder) / "model"
         studies.mkdir()
@@ -98,7 +98,7 @@ def case_of(name: str) -> str:
 
 
 def train(client: MONAILabelClient, options: argparse.Namespace) -> float:
-    """Train and wait; returns seconds, the child's start-up included."""
+    """Train and wait; returns the seconds it took, including the child's start-up."""
     start = time.time()
     client.train_start("uncol", {"seed": options.seed, **supervised(options)})
     while True:

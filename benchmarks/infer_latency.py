@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument(
         "--one-piece",
         action="store_true",
-        help="drop stray pieces, the worst case: an untrained student's noise is nothing else",
+        help="drop stray pieces; the worst case, since an untrained student has no others",
     )
     options = parser.parse_args()
     torch.manual_seed(options.seed)

@@ -3,8 +3,8 @@
     python benchmarks/load.py [--minutes 10] [--clients 8] [--data DIR --labels a,b] [--seed 0]
 
 Every client is one annotator: next sample, infer, submit a label, look at what is stored. Training
-is started again whenever it ends, scoring starts by itself. Without --data the demo's brains are
-made. Prints seed, versions, data and figures; leaves 1 if a request failed or a label was lost.
+is started again whenever it ends, scoring starts by itself. Without --data, the demo's brains are
+used. Prints seed, versions, data and figures; exits with 1 if a request failed or a label was lost.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from uncol.packages import report_header
 from uncol.versions.store import ModelStore
 
 CASES = 40
-PAUSE_S = 0.5  # of an annotator who is very fast indeed
+PAUSE_S = 0.5  # between two cases, for a very fast annotator
 
 
 class Load:
@@ -49,7 +49,7 @@ class Load:
         self.over = threading.Event()
 
     def ask(self, what: str, method: str, path: str, **options) -> requests.Response | None:
-        """Ask the server; a failure is written down."""
+        """Send a request; a failure is recorded, and None returned."""
         start = time.monotonic()
         try:
             reply = requests.request(method, self.url + path, timeout=120, **options)
@@ -103,7 +103,7 @@ class Load:
         return started
 
     def lost(self) -> list[str]:
-        """The submitted labels that are not there as they were drawn."""
+        """The cases whose submitted label is missing or differs from what was drawn."""
         found = []
         for case in sorted(self.submitted):
             path = self.studies / "labels" / "final" / f"{case}.nii.gz"
@@ -116,7 +116,7 @@ class Load:
 
 
 def memory_mb(url: str) -> tuple[float, float]:
-    """Resident memory of the server, and of its children."""
+    """Resident memory of the server and of its children, in MiB."""
     port = url.rsplit(":", 1)[1]
     for one in psutil.process_iter(["cmdline"]):
         if {"start_server", port} <= set(one.info["cmdline"] or []):

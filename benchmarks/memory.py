@@ -3,8 +3,8 @@
     python benchmarks/memory.py [--scans 120 --limit-gb 1.5 --seed 0 --teacher litemedsam]
 
 Makes scans of 256 x 256 x 128, trains on them in a child that a control group keeps within the
-limit (needs root; without it only the peak is measured), and prints the sizes of the pool and of
-what the child held at its peak that was not merely cached from disk.
+limit (needs root; without it only the peak is measured), and prints the size of the pool and the
+child's peak memory, without what is merely cached from disk.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def make(folder: Path, scans: int, seed: int) -> None:
 
 
 def train(folder: Path, seed: int, teacher: str) -> None:
-    """Train on the folder; what the child does."""
+    """Train on the folder, in the child."""
     cases = []
     for scan in sorted(folder.glob("scan*.nii")):
         label = folder / f"{scan.stem.replace('scan', 'label')}.nii.gz"
@@ -75,7 +75,7 @@ def train(folder: Path, seed: int, teacher: str) -> None:
 
 
 def confine(limit_bytes: int) -> Path | None:
-    """Make a control group for this process's children; None where that is not allowed."""
+    """Make a control group for the child; None where that is not allowed."""
     old = (GROUPS / "memory").is_dir()
     group = GROUPS / ("memory" if old else "") / f"uncol-{os.getpid()}"
     try:
@@ -88,7 +88,7 @@ def confine(limit_bytes: int) -> Path | None:
 
 
 def anonymous_peak(process: psutil.Process, peak: list[int], over: threading.Event) -> None:
-    """Follow how much a process holds that is no file."""
+    """Follow a process's peak of memory that is not mapped from files, in bytes, into `peak[0]`."""
     while not over.wait(0.2):
         try:
             status = Path(f"/proc/{process.pid}/status").read_text()
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=120)
     parser.add_argument("--limit-gb", type=float, default=1.5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--teacher", default="litemedsam", help="none: some minutes, not an hour")
+    parser.add_argument("--teacher", default="litemedsam", help="none takes minutes, not an hour")
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.train:

@@ -3,8 +3,8 @@
     python benchmarks/next_sample.py [--images 10000 --requests 200 --seed 0]
 
 The studies folder holds that many copies of one small scan (hard links), each with a score of a
-published version. MONAI Label's `Epistemic` strategy is asked on the same store, scores included;
-as released it fails there, see below.
+published version. MONAI Label's `Epistemic` strategy is measured on the same store and scores; as
+released it fails there, see `in_process`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What coarser voxels cost the labels of a pool, and which voxels each preset takes.
+"""What coarser voxels cost the labels of a pool, and which voxels each preset chooses.
 
     python benchmarks/resolution.py --data DIR --labels a,b
 
-DIR holds images/ and labels/. Prints, for voxels of several times the pool's own size, the Dice
-that the label which suffers most has with itself after the way there and back, and each preset's
-choice.
+DIR holds images/ and labels/. Prints the Dice of labels with themselves after resampling to voxels
+several times the pool's own size and back (of the label that suffers most), and the voxels that
+each preset chooses.
 """
 
 from __future__ import annotations

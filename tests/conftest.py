@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from jaxtyping import install_import_hook
 from torch import nn
+
+# before they are imported: each call checks the shapes that its signature names
+SHAPED = ("uncol.method", "uncol.uncertainty.maps", "uncol.uncertainty.measure")
+install_import_hook(SHAPED, "beartype.beartype")
 
 from uncol.data.prepared import TrainingCase
 from uncol.generalist.cache import EmbeddingCache

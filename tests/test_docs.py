@@ -1,4 +1,4 @@
-"""Docs and code name each other truly: files, sections, links, and the lists users choose from."""
+"""Docs and code agree: on files, sections, links, and the lists that users choose from."""
 
 from __future__ import annotations
 

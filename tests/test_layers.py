@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from uncol.method import losses
 
 LIB = Path(__file__).parents[1] / "lib" / "uncol"
-BASE = {"__init__", "__version__", "errors", "types", "round_settings", "packages"}
+BASE = {"__init__", "__version__", "errors", "types", "round_settings", "packages", "shapes"}
 LAYERS = (
     {"base", "storage"},
     {"data"},
@@ -160,3 +164,10 @@ def test_shell_completion_loads_neither_torch_nor_monai() -> None:
     )
     assert "models" in made.stdout
     assert made.stdout.splitlines()[-1].split() == ["LOADED"]
+
+
+def test_shapes_are_checked_at_every_call() -> None:
+    """The hook of tests/conftest.py is in place: a wrong shape is an error in tests."""
+    scores = torch.zeros(1, 2, 4, 4, 4)
+    with pytest.raises(TypeCheckError, match="label"):
+        losses.dice_ce(scores, torch.zeros(1, 4, 4, dtype=torch.long), scores[:, 0] > 0)

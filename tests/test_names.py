@@ -1,4 +1,4 @@
-"""One word a thing: no two classes, and no two constants, share a name."""
+"""One name per thing: no two classes, and no two constants, share a name."""
 
 import ast
 from collections import defaultdict

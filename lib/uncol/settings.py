@@ -179,7 +179,8 @@ def _whole_number(least: int, most: int) -> Callable[[str], int]:
 def _labels(text: str) -> dict[str, int]:
     labels = _from_json(text) if text.lstrip().startswith("{") else _from_names(text)
     _check_names(labels)
-    if sorted(labels.values()) != list(range(1, len(labels) + 1)):
+    whole = all(type(value) is int for value in labels.values())
+    if not whole or sorted(labels.values()) != list(range(1, len(labels) + 1)):
         raise ValueError(
             f"values must be 1 to {len(labels)} without gaps (Slicer numbers segments by "
             f"position), got {list(labels.values())}."

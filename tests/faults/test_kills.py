@@ -77,7 +77,7 @@ class Hospital:
         )
 
     def kill(self, what: str, work: Callable[[], object], longest_s: float) -> bool:
-        """Run work in a child and kill it; says whether it came to its end before."""
+        """Run work in a child and kill it; returns whether it ended before that."""
         child = FORK.Process(target=work)
         child.start()
         child.join(self.random.uniform(0, longest_s))
@@ -98,7 +98,7 @@ def hospital(
     folder = tmp_path_factory.mktemp("faults")
     (folder / "studies").mkdir()
     made = Hospital(folder / "studies", folder / "model", np.random.default_rng(SEED))
-    checkpoint.EVERY_S = 0.0  # after every step
+    checkpoint.CHECKPOINT_EVERY_S = 0.0  # after every step
     for number in range(LABELED + UNLABELED):
         label = a_ball(number)
         scan = (label * 2 + np.random.default_rng(number).normal(size=SHAPE)).astype(np.float32)
@@ -160,7 +160,7 @@ def test_training_and_publishing_go_on_to_the_very_same_student(hospital: Hospit
             "training", lambda s=settings: train_round(cases, s, Reporter()), 0.8 * took
         )
         assert_models_are_whole(hospital)
-        if ended:  # in how many pieces ever
+        if ended:  # however often it was killed
             (new,) = set(hospital.models.versions()) - set(before)
             if seed == 0:
                 assert torch.equal(weights_of(hospital.models, new), expected)
@@ -189,7 +189,7 @@ def test_publishing_is_all_or_nothing(hospital: Hospital) -> None:
             assert models.load(version)[1].version == version
         assert models.current() is None or models.current() in models.versions()
         assert (models.current() or 0) >= before
-    models.publish(student, manifest)  # no lock or rest is in the way
+    models.publish(student, manifest)  # no lock or partial file is in the way
     assert models.load(models.current())
 
 

@@ -25,7 +25,7 @@ from uncol.demo.server import running_server
 pytestmark = pytest.mark.integration
 
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-ROLES = {  # as a realm gives them: whoever may do more may do less, too
+ROLES = {  # as a realm gives them: each role includes the lesser ones
     "ulla": ["user"],
     "anna": ["user", "annotator"],
     "alma": ["user", "annotator", "reviewer", "admin"],
@@ -110,7 +110,7 @@ def guarded(realm: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 
 def routes(url: str) -> list[tuple[str, str, str]]:
-    """Return method, path and summary of every route that the server tells of."""
+    """Return method, path and summary of every route that the server lists."""
     found = []
     for path, methods in requests.get(f"{url}/openapi.json", timeout=60).json()["paths"].items():
         for method, told in methods.items():

@@ -84,9 +84,9 @@ def test_a_training_survives_the_server_s_death_and_versions_can_be_changed(
             submit(url, truth / f"{case}.nii.gz", case, labels)
         submit(url, truth / f"{cases[0]}.nii.gz", cases[0], labels)
 
-        # of two presses at once one counts
+        # of two presses at once, only one counts
         def press(_: int) -> int:
-            body = {"step_scale": 1.0}  # long enough to be met after the start
+            body = {"step_scale": 1.0}  # long enough to be under way when the server is killed
             return requests.post(f"{url}/train/uncol", json=body, timeout=60).status_code
 
         with ThreadPoolExecutor(2) as hands:
@@ -98,7 +98,7 @@ def test_a_training_survives_the_server_s_death_and_versions_can_be_changed(
     assert done > 0
 
     with start() as url:
-        # nobody presses anything: it goes on, and says so
+        # nobody presses Train: it resumes, and the statistics show that
         wait(lambda: stats(url)["start_ts"] > killed and stats(url)["epoch"] > 0)
         assert stats(url)["epoch"] > done  # not from the start
         # requests are answered beside it

@@ -42,6 +42,9 @@ def test_all_mistakes_come_together_with_what_is_allowed() -> None:
         ("review_high", "reserved"),
         ("{a:1}", "not JSON"),
         ('{"a":0}', "without gaps"),
+        ('{"a":1,"b":"2"}', "without gaps"),
+        ('{"a":null}', "without gaps"),
+        ('{"a":true}', "without gaps"),
     ],
 )
 def test_unusable_labels_are_refused(text, words) -> None:

@@ -1,10 +1,10 @@
-"""Calibrate a published version on annotated cases that did not train what judges them.
+"""Calibrate a published version on annotated cases that the judged students never trained on.
 
 With enough held-out cases the published student itself is judged on them. Before that, every
 label is needed for training, so students of the same kind are trained on three quarters of the
-labels each and judged on the rest (cross-fitting). How often they err near the foreground stands
-for the published student, which saw a third more labels; how sure it may be of itself follows from
-that and from its own predictions on unlabeled cases.
+labels each and judged on the rest (cross-fitting). Their error rates near the foreground stand in
+for those of the published student, which saw a third more labels. Its confidence is matched to
+these rates on its own predictions of unlabeled cases.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def read_doubts(store: ModelStore, version: int) -> list[Doubt]:
 def calibrate(
     cases: Sequence[Case], version: int, settings: RoundSettings, reporter: Reporter
 ) -> Calibration:
-    """Calibrate a version, or return what was found before. A killed run goes on where it was.
+    """Calibrate a version, or return its calibration if there is one. A killed run resumes.
 
     Args:
-        cases: the pool; those annotated cases count that the version knows.
+        cases: the pool; of its annotated cases, those count that the version knows.
         version: a published version.
         settings: as for training.
-        reporter: hears of the phases.
+        reporter: receives the phases.
 
     Raises:
         WeightsError: the version or the generalist cannot be loaded.
@@ -128,14 +128,14 @@ def _names(cases: Sequence[Case]) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Own:
-    """How the published student predicts, where others stood for it in the evidence.
+    """How the published student itself predicts, where others stand in for it in the evidence.
 
     Attributes:
-        probs: `(n, C)` of voxels near the predicted foreground of unlabeled cases.
-        confidence: Soft Dice Confidence a label, a value an unlabeled case.
+        probs: `(n, C)` probabilities of voxels near the predicted foreground of unlabeled cases.
+        confidence: by label, Soft Dice Confidence on each unlabeled case.
         learned: voxels of the cases it learned from.
-        learned_confidence: its confidence on those.
-        learned_dice: its Dice on those.
+        learned_confidence: by label, its confidence on those.
+        learned_dice: by label, its Dice on those.
     """
 
     probs: Array
@@ -159,7 +159,7 @@ def fit(
         evidence: what annotated cases showed.
         notes: where their voxels lie.
         labels: name to value.
-        own: how the published student predicts, if others stood for it in the evidence.
+        own: how the published student predicts, if others stand in for it in the evidence.
         source: see `Calibration`.
     """
     rows = [evidence[name] for name in sorted(evidence)]
@@ -195,7 +195,7 @@ def fit(
 def _look_at_own(
     judge: Judge, unlabeled: Sequence[Case], learned: Sequence[TrainingCase], student: Student
 ) -> Own | None:
-    """Look at unlabeled and learned cases with the published student; None without a former."""
+    """Predict unlabeled and learned cases with the published student; None without both."""
     judge.reporter.phase("calibrating: comparing with the published student")
     student = student.to(judge.settings.device)
     some = sorted(unlabeled, key=lambda case: case.name)
@@ -227,17 +227,17 @@ def _cross_fit(judge: Judge, cases: Sequence[TrainingCase]) -> None:
 
 def folds(cases: Sequence[TrainingCase]) -> Iterator[tuple[list[TrainingCase], list[TrainingCase]]]:
     """Yield what trains and what is judged, so that every case is judged once."""
-    ordered = sorted(cases, key=lambda case: case.key)  # by content, which favours no name
+    ordered = sorted(cases, key=lambda case: case.key)  # by content: names must not matter
     for fold in range(min(FOLDS, len(ordered))):
         judged = ordered[fold::FOLDS]
         yield [case for case in ordered if case not in judged], judged
 
 
 def _fold_student(judge: Judge, train: Sequence[TrainingCase], *, seed: int) -> Student:
-    """Train the published student's kind on some labels, in the second stage's way.
+    """Train a student of the published one's kind on some labels, in stage 2 alone.
 
-    The first stage's heads learn four different losses, and their mean is far less sure than what
-    the second stage makes of it; so all steps go to the second.
+    In stage 1 the heads learn four different losses, and their mean is far less sure than after
+    stage 2.
     """
     manifest, device = judge.manifest, judge.settings.device
     steps = max(1, manifest.plan.steps // 2)

@@ -1,7 +1,7 @@
 """What annotated cases show about a student that did not learn from them.
 
-Kept case by case, so that a killed calibration goes on where it was: confidence, Dice and doubt in
-a line per case, and in a file per case the voxels near the predicted foreground.
+Kept case by case, so that a killed calibration resumes: one line per case with confidence, Dice and
+doubt, and one file per case with the voxels near the predicted foreground.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from uncol.versions.metrics import dice_per_label
 
 logger = logging.getLogger(__name__)
 
-MAX_KEPT_VOXELS = 20_000  # a case's voxels that are kept
-LOOKED_SLICES = 6  # of each annotated case that the generalist judges
+MAX_KEPT_VOXELS = 20_000  # per case
+LOOKED_SLICES = 6  # per annotated case, for the generalist to look at
 
 
 class Evidence(Record):
     """What a case showed about a student that did not train on it.
 
     Attributes:
-        confidence: Soft Dice Confidence a label; None where the student found none.
-        dice: true Dice a label; None where neither has it.
-        doubt: what specialist and generalist hold against its label.
+        confidence: Soft Dice Confidence by label; None where the student found none.
+        dice: true Dice by label; None where neither student nor annotation has it.
+        doubt: where specialist and generalist contradict its label; None if they do not.
     """
 
     confidence: dict[str, float | None]
@@ -67,8 +67,9 @@ class CasePrediction:
             what the student says, not what is served.
         predicted: `(I, J, K)`, their most probable class.
         voxels: those near the predicted foreground, as served.
-        confidence: Soft Dice Confidence a label; NaN where none was found.
-        dice: true Dice a label; NaN where neither has it.
+        confidence: Soft Dice Confidence by label; NaN where none was found, and for all labels of
+            a partly annotated case.
+        dice: true Dice by label; NaN where neither student nor annotation has it.
     """
 
     probs: Tensor
@@ -94,7 +95,7 @@ class Judge:
             manifest: of the version that is calibrated; all students judged are of its kind.
             settings: as for training.
             notes: where evidence is kept.
-            reporter: hears of the phases.
+            reporter: receives the phases.
         """
         self.manifest = manifest
         self.settings = settings
@@ -111,7 +112,7 @@ class Judge:
         )
 
     def load(self, cases: Sequence[Case]) -> list[TrainingCase]:
-        """Prepare annotated cases; one whose files were damaged since is left out."""
+        """Prepare annotated cases and show them to the generalist; damaged ones are left out."""
         self._paths.update({case.name: case.image for case in cases})
         loaded = list(self.read(cases))
         self.reporter.phase("calibrating: opening the generalist")
@@ -133,7 +134,7 @@ class Judge:
                 logger.warning("Left out of calibration: %s", error)
 
     def see(self, case: TrainingCase, student: Student) -> CasePrediction:
-        """Predict a case; without annotation its truth and Dice mean nothing."""
+        """Predict a case; if it is not annotated, ignore the result's truth and Dice."""
         device, labels = self.settings.device, self.manifest.labels
         probs = predict(student, case.tensor(), self.manifest.window, device=device).probs
         predicted = most_probable(probs)

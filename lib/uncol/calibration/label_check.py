@@ -26,9 +26,10 @@ class Doubt(BaseModel):
 
     Attributes:
         case: its name.
-        label: what both say about most contradicted voxels, `background` included.
-        share: contradicted voxels over those of the foreground, drawn or predicted.
-        place: where most of them lie.
+        label: what both say about most voxels of the largest contradicted patch; may be
+            `background`.
+        share: contradicted voxels over those of the foreground, drawn or predicted, in [0, 1].
+        place: the box around the largest contradicted patch.
         text: a sentence for the annotator.
     """
 

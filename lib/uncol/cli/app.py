@@ -41,7 +41,7 @@ def demo(
 
 @app.command(name="serve-pacs")
 def serve_pacs(
-    dicom: Annotated[Path | None, typer.Option(help="folder of DICOM files; else brains")] = None,
+    dicom: Annotated[Path | None, typer.Option(help="DICOM folder; else generated brains")] = None,
     labels: Annotated[str | None, typer.Option(help='structures to segment, "a,b"')] = None,
     port: Annotated[int, typer.Option(help="the server's port")] = 8000,
     out: Annotated[Path, typer.Option(help="what is kept between starts")] = Path("pacs-out"),
@@ -58,21 +58,21 @@ def simulate(
     labels: Annotated[str, options.LABELS_OPTION],
     out: Annotated[Path, typer.Option(help="JSON lines; points in it are not computed again")],
     strategies: Annotated[
-        str, typer.Option(help=f"of {', '.join(options.STRATEGY_NAMES)}")
+        str, typer.Option(help=f"separated by commas, of {', '.join(options.STRATEGY_NAMES)}")
     ] = "uncol,foreground_random,random",
     start: Annotated[int, typer.Option(help="cases labeled before the first choice")] = 4,
     step: Annotated[int, typer.Option(help="cases chosen at a time")] = 4,
     stop: Annotated[int, typer.Option(help="labeled cases at the end")] = 24,
-    seeds: Annotated[str, typer.Option(help="numbers with commas")] = "0,1,2,3",
+    seeds: Annotated[str, typer.Option(help="separated by commas")] = "0,1,2,3",
     test: Annotated[
         int | None, typer.Option(help="cases that judge and never train; 40, or what is left")
     ] = None,
-    cases: Annotated[int, typer.Option(help="most cases of the pool, test ones aside")] = 100,
+    cases: Annotated[int, typer.Option(help="most cases of the pool, besides test ones")] = 100,
     preset: Annotated[str, options.PRESET_OPTION] = "auto",
     generalist: Annotated[str, options.GENERALIST_OPTION] = "litemedsam",
     step_scale: Annotated[float, options.STEP_SCALE_OPTION] = 1.0,
 ) -> None:
-    """Replay annotation on a labeled pool: Dice against labeled cases, per strategy."""
+    """Replay annotation on a labeled pool: Dice by number of labeled cases, per strategy."""
     from rich.console import Console
 
     from uncol.experiments import simulate as replay

@@ -51,7 +51,7 @@ def benchmark_rounds(
     out: Annotated[Path, typer.Option(help="JSON lines, one per round")],
     rounds: Annotated[int, typer.Option()] = 5,
     step: Annotated[int, typer.Option(help="newly labeled cases per round")] = 10,
-    wrong_round: Annotated[int, typer.Option(help="its labels are 30 % wrong; 0 for none")] = 3,
+    wrong_round: Annotated[int, typer.Option(help="30 % of its labels are wrong; 0: none")] = 3,
     unlabeled: Annotated[int, typer.Option(help="further cases, never labeled")] = 20,
     test: Annotated[int, typer.Option(help="truly unseen cases")] = options.TEST,
     seed: Annotated[int, typer.Option()] = 0,
@@ -59,7 +59,7 @@ def benchmark_rounds(
     generalist: Annotated[str, options.GENERALIST_OPTION] = "litemedsam",
     step_scale: Annotated[float, options.STEP_SCALE_OPTION] = 1.0,
 ) -> None:
-    """Play rounds with wrong labels in one, beside MONAI Label's own training."""
+    """Play rounds, one of them with wrong labels, beside MONAI Label's own training."""
     from rich.console import Console
 
     from uncol.experiments.pool import open_pool
@@ -89,25 +89,25 @@ def benchmark_ssl(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="names with commas; a wrong one lists all. UnCoL and the field's, if none"
+            help="separated by commas; a wrong one lists all. Default: UnCoL and the field's"
         ),
     ] = None,
-    budgets: Annotated[str, typer.Option(help="labeled training scans")] = "2,4,8",
-    seeds: Annotated[str, typer.Option(help="numbers with commas")] = "0,1,2",
+    budgets: Annotated[str, typer.Option(help="numbers of labeled training scans")] = "2,4,8",
+    seeds: Annotated[str, typer.Option(help="separated by commas")] = "0,1,2",
     train: Annotated[int, typer.Option(help="training scans, labeled and not")] = 48,
     test: Annotated[int, typer.Option(help="cases that judge")] = options.TEST,
     steps: Annotated[
-        str | None, typer.Option(help='of both stages, "400,800"; else what the app plans')
+        str | None, typer.Option(help='of both stages, "400,800"; default: as the app plans')
     ] = None,
     preset: Annotated[str, options.PRESET_OPTION] = "auto",
     generalist: Annotated[str, options.GENERALIST_OPTION] = "litemedsam",
     step_scale: Annotated[float, options.STEP_SCALE_OPTION] = 1.0,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; else what is there")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU, if any")] = None,
     patient: Annotated[
-        str, typer.Option(help="expression that finds the patient in a file name of several scans")
+        str, typer.Option(help="regular expression: a file name's patient, if scans share patients")
     ] = "",
     baseline: Annotated[
-        str, typer.Option(help="method that the table compares with; one of --methods")
+        str, typer.Option(help="method the table compares the others with; one of --methods")
     ] = "supervised",
 ) -> None:
     """Compare UnCoL with the field's semi-supervised methods on few labels."""

@@ -49,7 +49,7 @@ def models_list(
 def models_show(
     version: int, model_dir: Annotated[Path, options.MODEL_DIR_OPTION] = options.DEFAULT_MODEL_DIR
 ) -> None:
-    """Print all that is known of a version, as JSON."""
+    """Print all that is known about a version, as JSON."""
     from rich.console import Console
 
     from uncol.versions.report import show_version
@@ -83,7 +83,7 @@ def models_verify(
     retrain: Annotated[bool, typer.Option("--retrain", help="also train it again")] = False,
     model_dir: Annotated[Path, options.MODEL_DIR_OPTION] = options.DEFAULT_MODEL_DIR,
 ) -> None:
-    """Score a version again on its held-out cases, with the labels of then, and compare."""
+    """Score a version again on its held-out cases, with the labels of that time, and compare."""
     from uncol.datastores.pool import cases_of
     from uncol.datastores.studies import UncolDatastore
     from uncol.settings import Settings
@@ -108,9 +108,9 @@ def _print(verification: Verification) -> None:
     for name, (then, now) in verification.dice.items():
         typer.echo(f"{name}: Dice {then:.4f} as published, {now:.4f} now")
     for name in verification.changed:
-        typer.echo(f"{name}: its label of then is gone")
+        typer.echo(f"{name}: its label of that time is gone")
     for name, (made_by, here) in verification.packages.items():
-        typer.echo(f"{name} {made_by} made it, {here} is installed: training may differ")
+        typer.echo(f"{name}: made with {made_by}, {here} is installed; training may differ")
     if verification.weights is not None:
         typer.echo(f"Trained again: weights differ by at most {verification.weights:g}")
     if not (verification.dice or verification.changed or verification.weights is not None):

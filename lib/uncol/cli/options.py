@@ -1,4 +1,4 @@
-"""Options that several commands take, and what their values become."""
+"""Options that several commands share, and how their values are parsed."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise typer.BadParameter(f"'{text}' is not whole numbers with commas") from error
+        raise typer.BadParameter(f"'{text}' is not a list of whole numbers") from error
 
 
 def round_of(
     labels: str, preset: str, generalist: str, step_scale: float, *, device: str | None = None
 ) -> RoundSettings:
-    """Return what a round of an experiment is made with.
+    """Return the settings of an experiment's rounds.
 
     Raises:
         SettingsError: a value is not allowed.

@@ -283,7 +283,7 @@ class PacsDatastore(PacsMirror):
             super().save_label(image, path, REMOVED, dict(label.info))
             super().remove_label(image, FINAL)
             left = [uid for uid in case.image.info.get("segmentations", []) if uid in listed]
-            self.update_image_info(image, {"segmentations": left[:-1]})  # [-1] is read again
+            self.update_image_info(image, {"segmentations": left[:-1]})  # the last is read again
 
 
 def _origin(entry: Entry, dataset: Dataset) -> dict[str, Any]:

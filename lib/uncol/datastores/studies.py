@@ -143,7 +143,8 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
                 self._update_datastore_file(lock=False)
         except OSError as error:
             raise StorageError(
-                f"Could not keep the scan '{name}': {error}. Free some disk space, send it again."
+                f"Could not keep the scan '{name}': {error}. Free some disk space and send it "
+                "again."
             ) from error
         finally:
             partial.unlink(missing_ok=True)

@@ -31,8 +31,8 @@ def running_orthanc(folder: Path, *, port: int = 0) -> Iterator[str]:
     """Run Orthanc, yield its own address (its DICOMweb root is `<address>/dicom-web`), stop it.
 
     Args:
-        folder: its storage, log and configuration.
-        port: the port to have, if it is free.
+        folder: for its storage, log and configuration.
+        port: the preferred port; another one is taken if it is not free.
 
     Raises:
         PacsError: it is not installed or does not come up.
@@ -73,14 +73,14 @@ def upload(url: str, folder: Path) -> int:
     """Send all DICOM files below a folder to an Orthanc; returns how many.
 
     Raises:
-        PacsError: it does not take one.
+        PacsError: it does not accept one.
     """
     files = sorted(path for path in folder.rglob("*.dcm") if path.is_file())
     with requests.Session() as session:
         for path in files:
             answer = session.post(f"{url}/instances", data=path.read_bytes(), timeout=60)
             if not answer.ok:
-                raise PacsError(f"Orthanc does not take {path}: {answer.text[:200]}")
+                raise PacsError(f"Orthanc does not accept {path}: {answer.text[:200]}")
     return len(files)
 
 

@@ -1,4 +1,4 @@
-"""A picture page: a row a case with scan, mask and uncertainty."""
+"""A picture page: one row per case with scan, true label, mask and uncertainty."""
 
 from __future__ import annotations
 

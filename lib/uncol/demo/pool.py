@@ -29,7 +29,7 @@ BEND_EVERY_MM = 35.0
 
 
 def make_pool(studies: Path, truth: Path, *, cases: int, seed: int) -> str:
-    """Write scans into `studies` and their labels into `truth`, same names.
+    """Write scans into `studies` and their labels into `truth`, under the same names.
 
     Args:
         studies: folder for the scans; made if missing.
@@ -102,7 +102,7 @@ def _smooth(
     most: float,
     grid: Grid | None = None,
 ) -> Array:
-    """Return a smooth random field of this largest absolute value."""
+    """Return a smooth random field; its largest absolute value is `most` or up to half less."""
     width = BEND_EVERY_MM / grid.spacing_mm[0] / 2 if grid else max(shape) / 4
     field = ndimage.gaussian_filter(generator.normal(size=shape), width, mode="reflect")
     return np.asarray(field / np.abs(field).max() * most * generator.uniform(0.5, 1.0))

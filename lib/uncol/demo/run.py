@@ -23,9 +23,9 @@ from uncol.demo.session import Annotated, Annotator, DemoResult
 from uncol.errors import RequestError
 
 FIRST, SECOND, JUDGED = 6, 2, 10  # cases annotated before and after training; cases judged on
-PROMPTED = 4  # of the judged cases on which the foundation model shows what was there before
+PROMPTED = 4  # judged cases on which the foundation model is measured, too, for comparison
 POOL = 30
-MOST = 48  # cases taken from a folder of one's own
+MOST = 48  # most cases taken from a folder of the user's
 PORT = 8000  # where OHIF's panel looks by default
 DEMO_SEED = 0
 

@@ -24,7 +24,7 @@ def make_series_pool(folder: Path, truth: Path, *, cases: int, seed: int) -> str
     """Write DICOM series and their labels.
 
     Args:
-        folder: gets one folder of `.dcm` files a case.
+        folder: gets one folder of `.dcm` files per case.
         truth: gets the labels, `<SeriesInstanceUID>.nii.gz`, in the series' grid.
         cases: how many.
         seed: the same seed gives the same anatomy; identifiers are always new.

@@ -16,11 +16,11 @@ from uncol.demo.server import running_server
 
 CASES = 12
 SERIES_SEED = 0
-PACS_PORT = 8042  # where it is free; the mirror belongs to an address
+PACS_PORT = 8042  # if it is free: the mirror of a PACS belongs to its address
 
 
 def serve_pacs(dicom: Path | None, labels: str | None, *, out: Path, port: int) -> None:
-    """Run until Ctrl-C; what was stored is there again at the next start.
+    """Run until Ctrl-C; what was stored is kept for the next start.
 
     Args:
         dicom: a folder of DICOM files; without one, brains made of the MNI152 template.

@@ -45,7 +45,8 @@ def running_server(
         log: where the server's output goes; `server.log` in `model_dir` if not given.
 
     Raises:
-        UncolError: the port is taken, or it did not come up; the message holds the end of its log.
+        UncolError: the port is taken, or the server did not come up; the message then has the end
+            of its log.
     """
     free = free_port(port or 0)
     if port and free != port:
@@ -78,7 +79,7 @@ def running_server(
 def free_port(preferred: int = 0) -> int:
     """Return a port that nobody listens on now, the preferred one if possible."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one just left is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one just closed is free
         try:
             probe.bind(("127.0.0.1", preferred))
         except OSError:

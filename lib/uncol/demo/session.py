@@ -27,7 +27,7 @@ class Annotated:
     Attributes:
         case: its name.
         reason: why it was chosen.
-        dice: Dice of the first mask a label, before correction.
+        dice: Dice of the first mask by label, before correction.
         corrected: voxels that the annotator changed.
     """
 
@@ -47,7 +47,7 @@ class DemoResult:
         truth: `(I, J, K)` label values.
         label: `(I, J, K)` the student's.
         uncertainty: `(I, J, K)` in [0, 1].
-        dice: Dice a label.
+        dice: Dice by label.
         estimate: the student's own estimate of its mean Dice.
     """
 
@@ -61,7 +61,7 @@ class DemoResult:
 
 
 class Annotator:
-    """Annotates with the truth at hand; the server never sees it but as submitted labels."""
+    """Annotates with the true labels, which the server sees only as submitted labels."""
 
     def __init__(self, url: str, studies: Path, truth: Path, labels: Mapping[str, int]) -> None:
         """Connect.
@@ -115,7 +115,7 @@ class Annotator:
         return sorted(name for name, item in objects.items() if "final" not in item["labels"])
 
     def result(self, case: str) -> DemoResult:
-        """Ask for a case's label and map, and compare with the truth."""
+        """Request a case's label and map, and compare the label with the truth."""
         file, params = self.client.infer("uncol", case, {**AS_NIFTI, "save_label": True})
         label = self._array(file)
         uncertainty = read_scan(self._downloaded(case), case=case).array
@@ -127,7 +127,7 @@ class Annotator:
         )
 
     def prompted_dice(self, case: str) -> dict[str, float]:
-        """Return the Dice of the foundation model, given a perfect box a label."""
+        """Return the Dice of the foundation model by label, given a perfect box for each."""
         truth = self._truth(case)
         return dice_per_label(self._prompted(case, truth), truth, self.labels)
 

@@ -1,10 +1,10 @@
 """What `uncol benchmark ssl` compares: UnCoL, its ablations, and the field's baselines.
 
 All share the student, voxel size and crops, their augmentation, the optimizer, the steps and the
-inference; all but the released code deploy the averaged student. A baseline is what it does
-otherwise, nothing else. Half of the crops of a semi-supervised baseline's step are annotated; so
-are UnCoL's while it mixes them. Where it does not (`training/composition.py`), it takes the full
-batch of `supervised` and three quarters as many pseudo-labeled crops beside it.
+inference; all but the released code deploy the averaged student. A baseline defines only what it
+does differently. Half of the crops of a semi-supervised baseline's step are annotated; so are
+UnCoL's while it mixes them. While it does not (`training/composition.py`), it takes the full batch
+of `supervised`, and three quarters as many pseudo-labeled crops besides.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def ua_mt(batch: Batch) -> StepResult:
 
 
 def bcp(batch: Batch) -> StepResult:
-    """BCP (Bai et al., CVPR 2023): UnCoL's mixing with the averaged student's word for all."""
+    """BCP (Bai et al., CVPR 2023): UnCoL's mixing, the averaged student trusted everywhere."""
     return uncol.stage2(batch, guess=largest_pieces)
 
 
@@ -123,9 +123,9 @@ class Contestant:
         method: what its steps learn from.
         recipe: what else it does.
         mode: the setting `mode` that its results carry.
-        generalist: whether there is one.
+        generalist: whether it has a generalist.
         unlabeled: whether it learns from scans without annotation.
-        everything: whether it is told the annotation of all of them, whatever the budget.
+        everything: whether it gets the annotations of all training scans, whatever the budget.
     """
 
     method: Method = uncol.UNCOL

@@ -28,7 +28,7 @@ def read_points(path: Path) -> list[Point]:
 
 
 def gap_text(gaps: Array) -> str:
-    """Return the mean of paired differences `(n,)` with its 95 % t interval; '' for under two."""
+    """Return the mean of paired differences `(n,)` and its 95 % t interval; '' if n is under 2."""
     if len(gaps) < 2:
         return ""
     if not gaps.any():
@@ -38,7 +38,7 @@ def gap_text(gaps: Array) -> str:
 
 
 def dice_curve(points: Sequence[Point], count: str) -> tuple[list[int], Array, Array]:
-    """Return Dice against a count: the counts, mean and deviation over the points of each.
+    """Return Dice by count: the counts, and mean and standard deviation over the points of each.
 
     Args:
         points: of one strategy or method.

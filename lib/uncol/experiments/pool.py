@@ -24,8 +24,8 @@ class LabeledPool:
         files: file names that both folders hold, sorted.
         lists: training and test files in the order of `train.list` and `test.list`, if the folder
             holds them; else empty.
-        patient: regular expression whose match in a file name tells the patient; empty if every
-            file is a patient of its own.
+        patient: regular expression whose match in a file name identifies the patient; empty if
+            every file is a patient of its own.
     """
 
     images: Path
@@ -47,10 +47,10 @@ class LabeledPool:
         ]
 
     def shuffled(self, seed: int) -> list[str]:
-        """Return all files in an order that only the seed decides, a patient's one after another.
+        """Return all files in an order that only the seed decides, each patient's files together.
 
         Raises:
-            RequestError: a file name tells no patient.
+            RequestError: `patient` matches nothing in a file name.
         """
         patients: dict[str, list[str]] = {}
         for file in self.files:
@@ -60,10 +60,11 @@ class LabeledPool:
         return [file for group in groups for file in group]
 
     def parts(self, seed: int, *, test: int) -> tuple[list[str], list[str]]:
-        """Return training files and up to `test` test files.
+        """Return training files and `test` test files.
 
-        A published split is kept, whatever the seed; without one the seed draws both, and no
-        patient is in both: the test files are a few more where a patient would be torn apart.
+        A published split is kept, whatever the seed; of its test files, at most `test` are taken.
+        Without one the seed draws both parts. No patient is in both: there are a few more test
+        files where a patient would be split.
         """
         train, held = self.lists
         if train and held:
@@ -94,7 +95,8 @@ def open_pool(studies: Path, labels: str, *, patient: str = "") -> LabeledPool:
         patient: see `LabeledPool`.
 
     Raises:
-        RequestError: a folder is missing, nothing lies in both, or `patient` is no expression.
+        RequestError: a folder is missing, no file is in both, labels have no names, or `patient` is
+            not a regular expression.
     """
     images, truth = studies / "images", studies / "labels"
     if not images.is_dir() or not truth.is_dir():
@@ -118,11 +120,13 @@ def _check_expression(patient: str) -> None:
     try:
         re.compile(patient)
     except re.error as error:
-        raise RequestError(f"--patient '{patient}' is no regular expression: {error}.") from error
+        raise RequestError(
+            f"--patient '{patient}' is not a regular expression: {error}."
+        ) from error
 
 
 def _lists(studies: Path, files: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Read the split that a data set was published with: names of cases, a line each."""
+    """Read the split that a data set was published with: names of cases, one per line."""
     by_case = {file[: len(file) - len(file_extension(file))]: file for file in files}
 
     def read(name: str) -> tuple[str, ...]:

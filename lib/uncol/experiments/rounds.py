@@ -42,13 +42,13 @@ class Rounds:
     Attributes:
         pool: labeled scans.
         rounds: how many.
-        step: newly labeled cases a round.
+        step: newly labeled cases per round.
         wrong_round: the round, from 1, in which 30 % of the new labels are wrong; 0 for none.
         unlabeled: further cases of the pool, never labeled.
         test: truly unseen cases that judge.
         seed: draws cases and wrong labels, and seeds the trainings.
         settings: how a round trains; model folder and seed are the benchmark's own.
-        out: JSON lines file, a line a round.
+        out: JSON lines file, one line per round.
     """
 
     pool: LabeledPool
@@ -69,14 +69,14 @@ class Round:
     Attributes:
         seed: of the run.
         round: its number, from 1.
-        labeled: labels by then, wrong ones among them.
-        wrong: wrong labels by then.
-        shown: accuracy on the screen.
-        dice: of the served version on truly unseen cases.
-        candidate: of the new version, served or not, on the same.
+        labeled: number of labels by then, including wrong ones.
+        wrong: number of wrong labels by then.
+        shown: accuracy on the screen, a mean Dice; None before any is measured.
+        dice: mean Dice of the served version on truly unseen cases.
+        candidate: the same of the new version, served or not.
         published: whether the new version is served.
-        stock_shown: the same two for MONAI Label's own training.
-        stock_dice: see above.
+        stock_shown: as `shown`, for MONAI Label's own training.
+        stock_dice: as `dice`, for MONAI Label's own training.
     """
 
     seed: int
@@ -140,7 +140,7 @@ def play(setup: Rounds, console: Console) -> list[Round]:
 
 
 def table(rounds: Sequence[Round]) -> Table:
-    """Return the rounds, and what the acceptance asks: the largest fall, the error of the shown."""
+    """Return the rounds, with the largest fall and the mean error of the shown accuracy."""
     shown_rounds = Table("round", "labels (wrong)", "shown", "unseen", "candidate", "published")
     for title in ("stock: shown", "unseen"):
         shown_rounds.add_column(title)
@@ -167,14 +167,15 @@ def table(rounds: Sequence[Round]) -> Table:
 
 
 def fall(values: Sequence[float]) -> float:
-    """Return how far any value lies below the best before it."""
+    """Return the largest drop of a value below the best before it."""
     return float(max(np.maximum.accumulate(values) - np.array(values)))
 
 
 def spoil(label: Array, labels: Sequence[int], generator: np.random.Generator) -> Array:
-    """Return a wrong label, as a careless annotator makes it, drawn at random.
+    """Return a wrong label, as a careless annotator might draw it.
 
-    Two labels confused, everything shifted by a fifth of its size, or everything far too thick.
+    At random, two labels are confused, everything is shifted by a fifth of its size, or everything
+    is far too thick.
     """
     kind = int(generator.integers(3 if len(labels) > 1 else 2))
     where = np.argwhere(label > 0)

@@ -1,7 +1,7 @@
-"""`uncol simulate`: replay annotation on a labeled pool, a strategy after the other.
+"""`uncol simulate`: replay annotation on a labeled pool, one strategy after another.
 
-Every point is a round: the app's training on what is labeled by then, the new student's scores of
-the rest (uncalibrated, which changes no order that matters here), the strategy's choice among them.
+Every point is a round: the app trains on what is labeled by then, the new student scores the rest
+(uncalibrated, which changes no order that matters here), and the strategy chooses among them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from uncol.training.reporter import Reporter
 from uncol.versions.loaded import LoadedStudent, judge
 from uncol.versions.store import ModelStore
 
-BASELINE_STRATEGY = "foreground_random"  # what nnActive found that hardly any strategy beats
+BASELINE_STRATEGY = "foreground_random"  # hardly any strategy beats it, as nnActive found
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Simulation:
         stop: labeled cases at which it ends.
         seeds: each draws its own test cases, first cases and network.
         test: cases that judge; they never train.
-        cases: most cases of the pool that take part, test ones aside.
+        cases: most cases of the pool that take part, besides test cases.
         settings: how a round trains; model folder and seed are the simulation's own.
         out: JSON lines file; what it holds is not computed again.
     """
@@ -128,7 +128,7 @@ class _Replay:
         self._vectors = self._embeddings()  # before any round: they need no student
 
     def play(self, strategy: str, counts: Sequence[int], known: Sequence[Point]) -> Iterator[Point]:
-        """Yield a strategy's points, from the file where they are there."""
+        """Yield a strategy's points; those known from the file are not computed again."""
         held = {point["labelled"]: point for point in known}
         labeled = self.files[: self.simulation.start]
         for count in counts:
@@ -179,7 +179,7 @@ class _Replay:
         return [choice.case for choice in order[: self.simulation.step]]
 
     def _embeddings(self) -> dict[str, tuple[float, ...]]:
-        """Return embeddings by file name; of the whole pool, computed once."""
+        """Return embeddings of the whole pool by file name, computed once."""
         embeddings = embeddings_of(self.store.folder, self.settings.generalist)
         cases = {self.simulation.pool.case(f, annotated=False).name: f for f in self.files}
         if cases.keys() - embeddings.read().keys():
@@ -189,7 +189,7 @@ class _Replay:
 
 
 def areas(points: Sequence[Point]) -> dict[str, dict[int, float]]:
-    """Return the mean Dice over the curve (trapezoids) a strategy and seed, of complete curves."""
+    """Return mean Dice over the curve (trapezoids) by strategy and seed, for complete curves."""
     counts = sorted({point["labelled"] for point in points})
     curves: dict[str, dict[int, dict[int, float]]] = {}
     for point in points:
@@ -234,7 +234,7 @@ def table(points: Sequence[Point]) -> Table:
 
 
 def plot(points: Sequence[Point], path: Path) -> None:
-    """Draw Dice against labeled cases, a band of one deviation over seeds a strategy."""
+    """Draw Dice by labeled cases, with a band of one standard deviation over seeds per strategy."""
     with drawn(path, "labeled cases") as axes:
         for strategy in dict.fromkeys(point["strategy"] for point in points):
             own = [point for point in points if point["strategy"] == strategy]

@@ -1,9 +1,9 @@
 """`uncol benchmark ssl`: does the student learn more from few labels than the field's methods do?
 
 A run trains one method on one budget of labels with one seed and judges the student once, alone and
-as it would be served, on cases that neither train nor choose anything: no checkpoint is selected,
-what the method deploys after the last step counts (the averaged student; as released, whose average
-stands still, the last one).
+as it would be served, on cases that neither train nor choose anything. No checkpoint is selected:
+what the method deploys after the last step counts (the averaged student; for the released code,
+whose average stands still in stage 2, the student itself).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from uncol.versions.loaded import LoadedStudent
 from uncol.versions.manifest import Plan
 from uncol.versions.metrics import scores
 
-TRIMMED = 0.05  # share of the steps at each end that the mean time of a step leaves out
+TRIMMED = 0.05  # share of the fastest and of the slowest steps that the mean time leaves out
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Comparison:
         seeds: each draws its own test, training and labeled cases, and seeds the trainings.
         train: training scans, labeled and unlabeled.
         test: cases that judge.
-        steps: of both stages; None for what the app would plan for the budget.
+        steps: of stages 1 and 2; None for what the app would plan for the budget.
         settings: how to train; mode, generalist and seed are the methods' own.
         out: JSON lines file; runs in it are not computed again.
         baseline: method that the table compares the others with.
@@ -94,7 +94,7 @@ class Comparison:
     @property
     def options(self) -> Point:
         """What all lines of one comparison have in common."""
-        # lines of pools without patients name none
+        # a pool without patients adds no key, so that its older lines still match
         grouped = {"patient": self.pool.patient} if self.pool.patient else {}
         return {
             "data": self.pool.images.parent.name,
@@ -149,7 +149,7 @@ def compare(comparison: Comparison, console: Console) -> list[Point]:
     plot(points, comparison.out.with_suffix(".png"))
     console.print(table(points, "The students themselves", baseline=comparison.baseline))
     served = [{**point, **point["served"]} for point in points if "served" in point]
-    if any(point["single"] for point in served):  # lines of before hold no such figures
+    if any(point["single"] for point in served):  # older lines have no such figures
         title = "As served: single structures without stray pieces"
         console.print(table(served, title, baseline=comparison.baseline))
     return points
@@ -224,7 +224,7 @@ def _fit(
 
 
 def judge(pool: LabeledPool, published: LoadedStudent, test: Sequence[str]) -> Point:
-    """Return all metrics as means by label, in the scans' own grids, through the serving code.
+    """Return all metrics as means by label (HD95 and ASD in mm), through the serving code.
 
     Empty masks count as docs/method.md section 5 says, whatever the method's own mode does.
     """
@@ -266,16 +266,16 @@ class Clock(Reporter):
         self._took: list[float] = []
 
     def step(self, step: Step) -> None:
-        """Take the time."""
+        """Record the time since the step before."""
         now = time.monotonic()
         if step.stage == 2 and self._last is not None:
             self._took.append(now - self._last)
         self._last = now
 
     def mean(self) -> float | None:
-        """Return the mean of a step without the few slowest and fastest.
+        """Return the mean seconds per step without the slowest and fastest; None without steps.
 
-        The slowest prompt the generalist; a median would show one of mixed and whole steps.
+        The slowest prompt the generalist; a median would show only mixed steps or only whole ones.
         """
         return round(float(trim_mean(self._took, TRIMMED)), 4) if self._took else None
 

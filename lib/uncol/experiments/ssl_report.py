@@ -20,7 +20,7 @@ METRICS = ("dice", "hd95_mm", "asd_mm")
 def table(points: Sequence[Point], title: str, *, baseline: str = BASELINE_METHOD) -> Table:
     """Return a row per method and budget: means, spread over seeds, paired gaps to a baseline.
 
-    Pairs of seeds tell how much trainings differ, pairs of cases how much cases do.
+    Gaps by seed show how much trainings differ, gaps by case how much cases do.
     """
     what = "unseen cases; mean and deviation over seeds, 95 % t intervals of pairs"
     shown = Table(title=f"{title}: {what}")
@@ -41,7 +41,7 @@ def _by_seed(points: Sequence[Point], budget: int, method: str) -> dict[int, Poi
 
 
 def _cells(rows: Mapping[int, Point], base: Mapping[int, Point]) -> list[str]:
-    """Return what stands in a row behind budget and method."""
+    """Return the cells of a row after budget and method."""
     dice = np.array([point["dice"] for point in rows.values()])
     spread = f" ± {dice.std(ddof=1):.3f}" if len(dice) > 1 else ""
     shared = sorted(rows.keys() & base.keys())
@@ -75,7 +75,7 @@ def _case_gaps(pairs: Sequence[tuple[Point, Point]]) -> Array:
 
 
 def plot(points: Sequence[Point], path: Path) -> None:
-    """Draw Dice against labels, a bar of one deviation over seeds; the upper bound as a line."""
+    """Draw Dice by labels, bars of one standard deviation over seeds, and the upper bound."""
     with drawn(path, "labeled training scans") as axes:
         for method in dict.fromkeys(point["method"] for point in points):
             own = [point for point in points if point["method"] == method]
@@ -93,7 +93,7 @@ def _ordered(points: Sequence[Point]) -> list[Point]:
 
 
 def mean_of_known(values: Sequence[float | None]) -> float | None:
-    """Return the mean of what is defined; None if nothing is. NaN is no JSON."""
+    """Return the mean of what is defined; None if nothing is, because JSON has no NaN."""
     known = [value for value in values if value is not None and not math.isnan(value)]
     return sum(known) / len(known) if known else None
 

@@ -1,7 +1,7 @@
-"""`uncol benchmark uncertainty`: are the map and the estimate true, beside MONAI Label's own?
+"""`uncol benchmark uncertainty`: how true are map and estimate, beside MONAI Label's own?
 
 Both judge the same published student on the same unseen cases; errors are those of the label that
-the annotator gets. Each runs in a process of its own, so that their peak memory can be told apart.
+the annotator gets. Each runs in its own process, so that peak memory is measured separately.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class Setup:
         unlabeled: how many train without.
         test: how many judge; the student never sees them.
         seed: draws the parts and seeds the training.
-        model_dir: where the student is trained; one that lies there from the same parts is reused.
+        model_dir: where the student is trained; one that was trained there on the same cases is
+            reused.
     """
 
     pool: LabeledPool
@@ -90,7 +91,7 @@ class Judged:
         counts: its voxels near the predicted foreground.
         estimate: of Dice; only its order counts where a method gives another scale.
         interval: of Dice, or None where a method gives none.
-        dice: the truth, mean over labels.
+        dice: the true Dice, mean over labels.
         seconds: what it took.
     """
 
@@ -106,8 +107,8 @@ class Arm:
     """One method's results.
 
     Attributes:
-        cases: a case each.
-        peak_mib: peak memory above that after loading.
+        cases: one entry per case.
+        peak_mib: peak memory in MiB, above what was in use after loading.
     """
 
     cases: list[Judged]
@@ -312,7 +313,7 @@ def _table(figures: Mapping[str, Mapping[str, Any]]) -> Table:
         ("estimate too high by", "bias", 3),
         ("mean Dice", "dice", 3),
         ("its deviation over cases", "dice_sd", 3),
-        ("seconds a case, median", "seconds", 2),
+        ("seconds per case, median", "seconds", 2),
         ("peak memory, MiB", "peak_mib", 0),
     ):
         values = [figure[key] for figure in figures.values()]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from uncol.shapes import Scalar, Tokens, Valid
+
 
 class Adapters(nn.Module):
     """Training-only projections from the generalist's width to the student's.
@@ -57,7 +59,7 @@ def student_blocks(generalist_states: int, depth: int) -> range:
     return range(first, min(first + generalist_states, depth))
 
 
-def visual(projected: Sequence[Tensor], student: Sequence[Tensor], valid: Tensor) -> Tensor:
+def visual(projected: Sequence[Tensor], student: Sequence[Tensor], valid: Valid) -> Scalar:
     """Return L_vis = 1/n sum_l MSE(proj(h_T), h_S).
 
     Args:
@@ -69,14 +71,14 @@ def visual(projected: Sequence[Tensor], student: Sequence[Tensor], valid: Tensor
     return torch.stack(terms).mean()
 
 
-def masked_mse(first: Tensor, second: Tensor, valid: Tensor) -> Tensor:
+def masked_mse(first: Tokens, second: Tokens, valid: Valid) -> Scalar:
     """Return the mean square difference over valid tokens; 0 if there are none."""
     weights = valid.to(first.dtype)
     square = ((first - second) ** 2).mean(dim=1, keepdim=True)
     return (square * weights).sum() / weights.sum().clamp_min(1e-16)
 
 
-def knowledge(semantic: Tensor, prior: Tensor, valid: Tensor) -> Tensor:
+def knowledge(semantic: Tokens, prior: Tokens, valid: Valid) -> Tokens:
     """Return what the decoder consumes in stage 1: the generalist's feature where there is one.
 
     Tokens that the generalist did not see keep the student's own prior.

@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from uncol.shapes import Labels, Logits, Mask
 from uncol.uncertainty.maps import EPSILON, entropy
 
 
@@ -24,13 +26,15 @@ class PseudoLabel:
         specialist: `(B, I, J, K)` bool, where the specialist passed it.
     """
 
-    label: Tensor
-    trusted: Tensor
-    generalist: Tensor
-    specialist: Tensor
+    label: Labels
+    trusted: Mask
+    generalist: Mask
+    specialist: Mask
 
 
-def generalist_probs(foreground: Tensor, *, softmax_over_probabilities: bool = False) -> Tensor:
+def generalist_probs(
+    foreground: Float[Tensor, "b foreground i j k"], *, softmax_over_probabilities: bool = False
+) -> Logits:
     """Turn one mask probability per foreground class into class probabilities.
 
     Args:
@@ -50,12 +54,12 @@ def generalist_probs(foreground: Tensor, *, softmax_over_probabilities: bool = F
 
 
 def fuse(
-    specialist: Tensor,
-    generalist: Tensor,
-    available: Tensor,
+    specialist: Logits,
+    generalist: Logits,
+    available: Mask,
     *,
     threshold: float,
-    seen: Tensor | None = None,
+    seen: Mask | None = None,
 ) -> PseudoLabel:
     """Fuse specialist and generalist voxel by voxel.
 

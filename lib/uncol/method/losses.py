@@ -10,22 +10,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from uncol.shapes import HeadLogits, Labels, Logits, Mask, Scalar
+
 SMOOTH = 1e-5
 FOCAL_GAMMA = 2.0
 
 
-def cross_entropy(logits: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+def cross_entropy(logits: Logits, label: Labels, mask: Mask) -> Scalar:
     """Return sum(m CE) / sum m."""
     return _masked_mean(_voxelwise_cross_entropy(logits, label), mask)
 
 
-def focal(logits: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+def focal(logits: Logits, label: Labels, mask: Mask) -> Scalar:
     """Return the masked mean of (1 - p)^2 CE."""
     voxelwise = _voxelwise_cross_entropy(logits, label)
     return _masked_mean((1 - (-voxelwise).exp()) ** FOCAL_GAMMA * voxelwise, mask)
 
 
-def dice(logits: Tensor, label: Tensor, mask: Tensor, *, softmax_twice: bool = False) -> Tensor:
+def dice(logits: Logits, label: Labels, mask: Mask, *, softmax_twice: bool = False) -> Scalar:
     """Return 1 - Dice with linear denominators, mean over all classes, background included.
 
     Args:
@@ -38,15 +40,15 @@ def dice(logits: Tensor, label: Tensor, mask: Tensor, *, softmax_twice: bool = F
     return (1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)).mean()
 
 
-def soft_iou(logits: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+def soft_iou(logits: Logits, label: Labels, mask: Mask) -> Scalar:
     """Return 1 - intersection over union, mean over all classes."""
     overlap, sizes = _overlap(logits, label, mask)
     return (1 - (overlap + SMOOTH) / (sizes - overlap + SMOOTH)).mean()
 
 
 def four_heads(
-    logits: Tensor, label: Tensor, mask: Tensor, *, softmax_twice: bool = False
-) -> Tensor:
+    logits: HeadLogits, label: Labels, mask: Mask, *, softmax_twice: bool = False
+) -> Scalar:
     """Stage 1: L_seg = 1/4 [CE(o1) + Dice(o2) + Focal(o3) + SoftIoU(o4)], one loss per head.
 
     Args:
@@ -64,7 +66,7 @@ def four_heads(
     return torch.stack(terms).mean()
 
 
-def dice_ce(logits: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+def dice_ce(logits: Logits, label: Labels, mask: Mask) -> Scalar:
     """Stage 2: DC(o, y; m) = MaskedDice + masked CE."""
     return dice(logits, label, mask) + cross_entropy(logits, label, mask)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from uncol.shapes import Block, Valid
+
 BLOCK = 2 / 3  # side of the block as a share of the crop's
 
 
 def copy_paste_mask(
     batch: int, shape: tuple[int, int, int], *, generator: torch.Generator
-) -> Tensor:
+) -> Block:
     """Draw M: 1 everywhere but in a random block of two thirds of each side, where it is 0.
 
     An axis of a single voxel (2D) is covered whole.
@@ -35,7 +37,7 @@ def copy_paste_mask(
     return mask
 
 
-def mix(mask: Tensor, outside: Tensor, inside: Tensor) -> Tensor:
+def mix(mask: Block, outside: Tensor, inside: Tensor) -> Tensor:
     """Return `M outside + (1 - M) inside`.
 
     Args:
@@ -47,6 +49,6 @@ def mix(mask: Tensor, outside: Tensor, inside: Tensor) -> Tensor:
     return torch.where(keep, outside, inside)
 
 
-def pool_mask(mask: Tensor, grid: tuple[int, int, int]) -> Tensor:
+def pool_mask(mask: Block, grid: tuple[int, int, int]) -> Valid:
     """Bring M to a token grid: the share of each token that lies outside the block."""
     return torch.nn.functional.adaptive_avg_pool3d(mask, grid)

@@ -1,4 +1,4 @@
-"""The stored order of a pool: ranked when something changes, read when somebody asks."""
+"""The stored order of a pool: ranked when something changes, read on request."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from uncol.versions.store import ModelStore
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 500  # pools up to this size are ranked while the client waits, some 20 ms
-ORDERS_KEPT = (
-    15  # orders besides the one asked for last; a client may send a seed of its own each time
-)
+ORDERS_KEPT = 15  # besides the last one asked for; a client may send a new seed each time
 Key = tuple[str, int]
 
 
@@ -59,15 +57,14 @@ class Queue:
         self._embeddings: Ledger[Embedding] = embeddings_of(store.folder, generalist)
         self._guard = threading.Lock()
         self._orders: dict[Key, Order] = _stored(self._path)
-        self._kept = self._orders  # replaced, never changed, so it tells whether there is news
+        self._kept = self._orders  # orders are replaced, never changed, so `is` shows any news
 
     def order(
         self, strategy: str, seed: int, *, waiting: Set[str], labeled: Set[str]
     ) -> list[Choice]:
         """Return the waiting cases, the one most worth a person's time first.
 
-        A large pool whose order is out of date is answered from that one at once; `refresh` mends
-        it.
+        In a large pool, an outdated order is returned at once; `refresh` brings it up to date.
         """
         held = self._orders.get((strategy, seed))
         if held is None or len(waiting) <= AT_ONCE:
@@ -80,10 +77,10 @@ class Queue:
         return order
 
     def refresh(self, *, waiting: Set[str], labeled: Set[str]) -> None:
-        """Rank anew what has been asked for before, where anything has changed, and store it.
+        """Rank again the orders asked for before, where anything has changed, and store them.
 
         Raises:
-            StorageError: it could not be stored.
+            StorageError: they could not be stored.
         """
         for key in list(self._orders) or [(next(iter(STRATEGIES)), 0)]:
             self._ranked(key, waiting, labeled)
@@ -118,7 +115,7 @@ class Queue:
             return order
 
     def _known_scores(self) -> dict[str, Score]:
-        """Return the current version's scores; until it has scored a case, those before it."""
+        """Return the current version's scores, and the previous one's for cases not scored yet."""
         version = self._store.current()
         if version is None:
             return {}
@@ -141,7 +138,7 @@ def _stored(path: Path) -> dict[Key, Order]:
     except FileNotFoundError:
         return {}
     except (ValidationError, ValueError):
-        logger.warning("%s is damaged; the pool is ranked anew", path)
+        logger.warning("%s is damaged; the pool is ranked again", path)
         return {}
     return {(o.strategy, o.seed): o for o in orders if o.strategy in STRATEGIES}
 

@@ -34,9 +34,9 @@ class Score(Record):
 
     Attributes:
         quality: estimated mean Dice in [0, 1].
-        interval: where the true Dice lies in 90 % of cases; the whole range before calibration.
+        interval: where the true Dice lies in 90 % of cases; [0, 1] before calibration.
         band: `accept`, `check` or `redo`.
-        labels: a score per label.
+        labels: one score per label.
         rois: the places worth a look.
         map_file: file name of its uncertainty map and of its label in their folders.
     """
@@ -50,7 +50,7 @@ class Score(Record):
 
     @property
     def uncertainty(self) -> float:
-        """Mean over the labels that were found; 0 if none was."""
+        """Mean uncertainty of the labels that were found, in [0, 1]; 0 if none was."""
         unsure = [label.uncertainty for label in self.labels.values() if label.voxels]
         return sum(unsure) / len(unsure) if unsure else 0.0
 
@@ -77,5 +77,5 @@ def embeddings_of(folder: ModelFolder, generalist: str) -> Ledger[Embedding]:
 
 @functools.cache
 def _open(path: Path, kind: type[Any]) -> Ledger[Any]:
-    """Open a ledger once, so that whoever asks again does not parse it again."""
+    """Open a ledger once, so that later calls do not parse it again."""
     return Ledger(path, kind)

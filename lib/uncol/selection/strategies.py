@@ -17,9 +17,9 @@ from uncol.types import Array
 
 GREEDY = 256  # places of the order that are chosen with regard to those before them
 PLAIN_EVERY = 3  # every third place goes to the case that is most unsure over all labels
-BETA = (1.0, 100.0)  # from much noise while few are labeled to nearly none
+BETA = (1.0, 100.0)  # inverse noise: from much noise with few labels to almost none
 DIVERSITY = 0.5  # exponent of a case's distance to the labeled and already chosen ones
-USUAL = 0.5  # a label found in this share of the cases is missed where it is not found
+USUAL = 0.5  # a label found in this share of the cases is expected in all
 LEAST = 1e-6
 
 
@@ -61,7 +61,7 @@ Ranking = Callable[[Candidates, int], list[Choice]]
 
 
 def by_uncol(pool: Candidates, seed: int) -> list[Choice]:
-    """Class-stratified, noised and diverse; the most representative cases before any model.
+    """Class-stratified, noised and diverse; before the first model, the most representative first.
 
     After ClaSP PE (arXiv:2601.13677): two of three places go to the cases most unsure about one
     label, the labels taking turns, the rest to those most unsure over all; log scores get Gumbel
@@ -111,8 +111,8 @@ def at_random(pool: Candidates, seed: int) -> list[Choice]:
 def foreground_at_random(pool: Candidates, seed: int) -> list[Choice]:
     """Random among cases in which the model finds every usual label, the others after them.
 
-    For whole cases this is what foreground-aware random patches are in nnActive
-    (arXiv:2511.19183): chance, but spent where there is something to draw.
+    The counterpart, for whole cases, of nnActive's foreground-aware random patches
+    (arXiv:2511.19183): random, but where there is something to draw.
     """
     usual = _usual(pool.scores)
     order = []
@@ -144,10 +144,10 @@ STRATEGIES: dict[str, tuple[str, Ranking]] = {
 
 
 def _representative(pool: Candidates, seed: int) -> list[Choice]:
-    """Order cases by how well the first ones stand for all, before there is any model.
+    """Order cases, before the first model, so that the first ones represent the pool.
 
-    The first is the one nearest to the pool's mean; each further one is far from those before it
-    and from the labeled ones, yet in a dense place.
+    Each is in a dense place of the generalist's space, yet far from the labeled cases and from
+    those before it.
     """
     known = [name for name in _shuffled(pool.waiting, seed) if name in pool.embeddings]
     order: list[tuple[str, float, str]] = []
@@ -170,12 +170,12 @@ def _representative(pool: Candidates, seed: int) -> list[Choice]:
 def _greedy(
     names: Sequence[str], appeal: Mapping[str, Array], turns: Sequence[str], pool: Candidates
 ) -> list[tuple[int, str, float]]:
-    """Return places in `names` in the order of choice, with stratum and distance.
+    """Return index in `names`, stratum and distance of each candidate, in the order of choice.
 
     Args:
         names: the candidates.
-        appeal: log score of each candidate `(n,)`, a stratum each.
-        turns: whose turn it is at each place of the order.
+        appeal: by stratum, log score of each candidate `(n,)`.
+        turns: the stratum whose turn it is at each place of the order.
         pool: for the embeddings of candidates and labeled cases.
     """
     vectors = _vectors(names, pool)
@@ -219,7 +219,7 @@ def _strata(pool: Candidates, names: Sequence[str]) -> dict[str, Array]:
 
 
 def _unsure(score: Score, usual: Sequence[str]) -> float:
-    """Return a case's uncertainty; 1 where nothing was found of what nearly all cases have."""
+    """Return a case's uncertainty; 1 if no label was found in it although some are usual."""
     nothing = not any(label.voxels for label in score.labels.values())
     return 1.0 if nothing and usual else score.uncertainty
 
@@ -233,7 +233,7 @@ def _usual(scores: Mapping[str, Score]) -> list[str]:
 
 
 def _turns(keys: Sequence[str], *, start: int) -> list[str]:
-    """Return whose turn it is; it goes on with the number of labels, not with each ranking."""
+    """Return the stratum at each place; turns advance with each new label, not each ranking."""
     labels = [key for key in keys if key]
     turns = []
     for place in range(start, start + GREEDY):
@@ -243,7 +243,7 @@ def _turns(keys: Sequence[str], *, start: int) -> list[str]:
 
 
 def _beta(pool: Candidates) -> float:
-    """Return the sharpness of the noised scores: 1 to 100, geometric, done at half the pool."""
+    """Return the inverse noise: from 1 to 100, geometrically, until half the pool is labeled."""
     total = len(pool.labeled) + len(pool.waiting)
     done = min(1.0, 2 * len(pool.labeled) / max(total, 1))
     return float(BETA[0] * (BETA[1] / BETA[0]) ** done)

@@ -51,16 +51,16 @@ class Found:
 
 
 def survey(cases: Sequence[Case], settings: RoundSettings, reporter: Reporter) -> Found:
-    """Calibrate the current version, score what it has not scored, embed what nobody has.
+    """Calibrate the current version, score what it has not scored, embed what is not embedded.
 
-    Every result is kept as soon as it is there, so a killed survey goes on where it was. Before the
-    first version, or with one that was trained for other labels, only the embeddings are made: the
-    cold start chooses by them.
+    Every result is written as soon as it is there, so a killed survey resumes. Before the first
+    version, or with one that was trained for other labels, only the embeddings are made: the cold
+    start chooses by them.
 
     Args:
         cases: the pool.
         settings: as for training.
-        reporter: hears of the phases.
+        reporter: receives the phases.
 
     Raises:
         WeightsError: the version or the generalist cannot be loaded.
@@ -172,14 +172,14 @@ def embed(
     reporter: Reporter,
     found: Found,
 ) -> None:
-    """Embed the cases that nobody has embedded, in the generalist's space.
+    """Embed the cases that have no embedding yet, in the generalist's space.
 
     Args:
         store: where embeddings are kept.
         cases: the pool.
         settings: as for training.
-        reporter: hears of the phases.
-        found: is told how many, and which could not be read.
+        reporter: receives the phases.
+        found: counts them, and records which could not be read.
     """
     embeddings = embeddings_of(store.folder, settings.generalist)
     done = embeddings.read()

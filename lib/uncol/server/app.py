@@ -121,8 +121,8 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         """Run an infer task; a saved result brings its uncertainty map along.
 
         Raises:
-            RequestError: the image is neither a case nor an upload, or what is to be saved is no
-                pre-label.
+            RequestError: there is no such model, the image is neither a case nor an upload, or what
+                is to be saved is not a pre-label.
         """
         model = request.get("model")
         if not isinstance(model, str) or model not in self._infers:
@@ -174,14 +174,14 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         for _ in range(MAX_SKIPPED):
             try:
                 return super().next_sample(request)
-            except ScanError as error:  # a series of the PACS that is no volume is left out now
+            except ScanError as error:  # a series of the PACS that is not a volume is left out now
                 logger.warning("Next sample: %s", error)
         raise RequestError(f"{MAX_SKIPPED} cases in a row could not be read; see the log.")
 
     def check_training(self, model: str, request: Mapping[str, Any]) -> None:
         """Refuse a training that cannot succeed, before a child process starts.
 
-        One that can makes way for itself: background scoring is stopped, and goes on afterwards.
+        If it can succeed, background scoring is stopped first; it resumes afterwards.
 
         Raises:
             RequestError: there is no such trainer, or an option is impossible.
@@ -197,7 +197,7 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
             stop_background_task("scoring")  # it would judge a model that is about to be replaced
 
     def go_on_training(self) -> None:
-        """Start the training again that was under way when the server died, if there was one."""
+        """Resume the training that was under way when the server died, if there was one."""
         with self.pending.accepting:
             options = self.pending.resume()
             if options is None or under_way():  # somebody has pressed Train meanwhile
@@ -208,7 +208,7 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
                 logger.warning("The training before the restart is not resumed: %s", error)
                 self.pending.over()
                 return
-            logger.info("Going on with the training that was under way before the restart")
+            logger.info("Resuming the training that was under way before the restart")
             self.async_training("uncol", {"uncol": options})
 
     def on_init_complete(self) -> None:
@@ -231,7 +231,7 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
             allowed.append(Path(self.sessions().store_path))
         try:
             path = Path(image).resolve(strict=True)
-        except (OSError, ValueError):  # nothing is there, or it is no path at all
+        except (OSError, ValueError):  # nothing is there, or it is not a path
             path = None
         inside = path and any(path.is_relative_to(folder.resolve()) for folder in allowed)
         if not (inside and Path(image).is_absolute()):

@@ -30,9 +30,9 @@ FIRST_AFTER_S = 5.0  # a viewer that has just connected goes first
 
 
 class Caretaker:
-    """Keeps order, maps and scores up to date, so that no request waits for them.
+    """Keeps the pool's order, maps and scores up to date, so that no request waits for them.
 
-    Scoring runs in a child process, which writes side-car files only; this thread of the server
+    Scoring runs in a child process, which only writes side-car files; this thread of the server
     takes them up (docs/monai-label.md section 7).
     """
 
@@ -58,7 +58,7 @@ class Caretaker:
         threading.Thread(target=self._run, name="caretaker", daemon=True).start()
 
     def tend(self) -> None:
-        """Do once what there is to do.
+        """Do once whatever there is to do.
 
         Raises:
             UncolError: something could not be read or written; it is tried again next time.
@@ -83,12 +83,12 @@ class Caretaker:
             time.sleep(TEND_EVERY_S)
 
     def _score(self, waiting: set[str], labeled: set[str]) -> None:
-        """Start scoring where something is missing and nothing else computes.
+        """Start scoring if something is missing and nothing else computes.
 
-        The same cases are tried once: what is left after that cannot be read.
+        The same cases are tried only once: what is missing after that cannot be read.
         """
         if processes("train"):
-            self._tried = None  # it stopped a scoring that may not have come far
+            self._tried = None  # the training stopped a scoring that may not have got far
         if processes("train") or processes("scoring"):
             return
         everyone = sorted(waiting | labeled)
@@ -107,7 +107,7 @@ class Caretaker:
         written = {path.name: path for path in notes.maps.glob("*.nii.gz")}
         if not written:
             return
-        # written for each change, the index of 10,000 cases takes longer than scoring them
+        # writing the index of 10,000 cases at each change takes longer than scoring them
         with self._pool.taking_up_many():
             for score in scores.read().values():
                 path = written.get(score.map_file)
@@ -117,7 +117,7 @@ class Caretaker:
     def _take_up(self, score: Score, path: Path, label: Path, version: int) -> None:
         """Keep a case's label (tag `original`, which viewers load) and map, and publish them."""
         store, labels = self._pool, self._settings.labels
-        note = {"model_version": version}  # no more: MONAI Label rewrites the index each time
+        note = {"model_version": version}  # kept small: MONAI Label rewrites the index each time
         try:
             if label.exists():
                 params = {"label_names": dict(labels), "uncol": note}

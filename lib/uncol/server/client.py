@@ -1,4 +1,4 @@
-"""MONAI Label's own Python client, for code outside `uncol.tasks`."""
+"""MONAI Label's own Python client, for packages that must not import `monailabel`."""
 
 from monailabel.client import MONAILabelClient
 

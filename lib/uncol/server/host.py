@@ -23,7 +23,7 @@ class Host(Protocol):
         """Return the pool."""
 
     def info(self) -> Mapping[str, Any]:
-        """Return what clients are told of the app."""
+        """Return what the app reports to clients."""
 
     def check_training(self, model: str, request: Mapping[str, Any]) -> None:
         """Refuse a training that cannot succeed."""
@@ -32,4 +32,4 @@ class Host(Protocol):
         """Start a scoring child."""
 
     def go_on_training(self) -> None:
-        """Start the training again that was under way when the server died, if there was one."""
+        """Resume the training that was under way when the server died, if there was one."""

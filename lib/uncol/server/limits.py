@@ -20,8 +20,8 @@ HEAPS = 2
 def share_heaps() -> None:
     """Let all threads share two heaps.
 
-    glibc gives each of the threads that answer requests a heap of its own and keeps in it what is
-    freed; one that is rarely used again holds its last scan for good.
+    glibc gives each thread that answers requests its own heap, and keeps freed memory in it: a
+    thread that is rarely used again would hold its last scan forever.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
@@ -30,7 +30,7 @@ def share_heaps() -> None:
 
 
 class UploadLimit:
-    """ASGI middleware that answers 413 to bodies over a limit, announced or not."""
+    """ASGI middleware that answers 413 to bodies over a limit, whether they announce it or not."""
 
     def __init__(self, app: ASGIApp, *, limit_mb: int) -> None:
         """Guard an application.

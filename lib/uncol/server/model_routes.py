@@ -1,4 +1,4 @@
-"""Versions over REST: look as a user, go back and clean up as an admin."""
+"""Versions over REST: users look at them, admins roll back and clean up."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_model_routes(api: FastAPI, store: ModelStore) -> None:
     def list_models() -> list[dict[str, Any]]:
         return [line.model_dump(exclude_unset=True) for line in list_versions(store)]
 
-    @router.get("/{version}", summary=f"{RBAC_USER}Tell all of a version", dependencies=user)
+    @router.get("/{version}", summary=f"{RBAC_USER}Show all of a version", dependencies=user)
     def show_model(version: int) -> dict[str, Any]:
         return show_version(store, version)
 

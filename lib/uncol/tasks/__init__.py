@@ -1,1 +1,1 @@
-"""MONAI Label's side: the only package that imports `monailabel`."""
+"""MONAI Label's task objects: infer, train, scoring and strategies, with this app behind them."""

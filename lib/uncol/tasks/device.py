@@ -1,4 +1,4 @@
-"""The device that a request asks for."""
+"""The device that a request names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uncol.errors import RequestError
 
 
 def device_of(wanted: object) -> torch.device:
-    """Return the device of a request's option `device`; the GPU, if there is one, for none.
+    """Return the device that a request's option `device` names; by default a GPU if there is one.
 
     Args:
         wanted: a name from the list that viewers show, `cpu`, `cuda:0`, a list with one of them

@@ -32,8 +32,8 @@ class StudentParams(dict[str, Any]):
     """What goes to the client beside the file.
 
     Attributes:
-        map_file: where the uncertainty map lies if it is to be kept, for the app; no client sees
-            where the server keeps its files.
+        map_file: for the app, the file of the uncertainty map if it is to be kept. It is no entry,
+            because clients must not see where the server keeps its files.
     """
 
     map_file: Path | None = None
@@ -46,7 +46,7 @@ class StudentAnswer:
     Attributes:
         segmentation: the student's answer.
         calibration: what its bands go by.
-        summary: what is told of it.
+        summary: what the client learns about it.
         params: what goes to the client beside the file.
     """
 
@@ -59,7 +59,7 @@ class StudentAnswer:
 class StudentTask(InferTask):  # type: ignore[misc]
     """What all tasks of the served student share: one pass, one at a time."""
 
-    _turns = Turns()  # of all these tasks
+    _turns = Turns()  # shared by all these tasks
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class StudentTask(InferTask):  # type: ignore[misc]
             served: where the current student comes from.
             labels: what values 1...N of the result mean.
             kind: MONAI Label's infer type.
-            text: what a user reads.
+            text: the description that users read.
         """
         super().__init__(
             type=kind,
@@ -94,7 +94,7 @@ class StudentTask(InferTask):  # type: ignore[misc]
         """Segment the requested scan.
 
         Raises:
-            RequestError: no model yet.
+            RequestError: there is no model yet, or none for the app's labels, or no such device.
             BusyError: too many requests wait already.
             ScanError: the scan cannot be used.
         """
@@ -112,7 +112,7 @@ class StudentTask(InferTask):  # type: ignore[misc]
 
 
 class SegmentTask(StudentTask):
-    """`uncol`: the label map; the map goes along as a file when the result is to be kept."""
+    """`uncol`: the label map, with the uncertainty map as a file if the result is to be kept."""
 
     def __init__(self, served: ServedStudent, *, to_pacs: bool, **options: Any) -> None:
         """Make it; where scans come from a PACS, clients may have the result stored there."""

@@ -17,7 +17,7 @@ IDENTITY = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
 def markups(places: Sequence[PlaceMm]) -> dict[str, Any]:
     """Return the file's content.
 
-    MONAI Label's own writer mirrors every box and numbers no names, so it is not used.
+    MONAI Label's own writer is not used: it mirrors every box and does not number the names.
 
     Args:
         places: the places.

@@ -1,4 +1,4 @@
-"""The training that was asked for and is not over: what a restarted server goes on with."""
+"""The training that was asked for and is not over, which a restarted server resumes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ UNDER_WAY = ("SUBMITTED", "RUNNING")
 
 
 class PendingTraining:
-    """`runs/request.json`: there while a training waits or runs, also after a power cut."""
+    """`runs/request.json`: exists while a training waits or runs, even after a power cut."""
 
     def __init__(self, folder: ModelFolder) -> None:
         """Open it in a model folder."""
         self._path = folder.training_request
         self._checkpoint = checkpoint_in(folder.runs)
-        self.accepting = threading.Lock()  # of two presses at once the second must see the first
+        self.accepting = threading.Lock()  # of two requests at once, the second must see the first
 
     def note(self, options: Mapping[str, Any]) -> None:
         """Remember that a training with these options was asked for.
@@ -46,10 +46,10 @@ class PendingTraining:
     def resume(self) -> dict[str, Any] | None:
         """Return the options of a training that is not over; None if there is none.
 
-        One that kills its server each time, before it gets anywhere, is given up.
+        A training that kills its server each time, without a new checkpoint, is given up.
 
         Raises:
-            StorageError: that it is tried again cannot be written down.
+            StorageError: the new try cannot be recorded.
         """
         try:
             request = json.loads(self._path.read_text())
@@ -60,7 +60,7 @@ class PendingTraining:
             tries = 0
         if tries >= MOST_TRIES:
             logger.error(
-                "The training under way was begun %s times and never got to a checkpoint: it is "
+                "The training under way was started %s times without a new checkpoint: it is "
                 "given up. Press Train to try it again.",
                 tries + 1,
             )

@@ -18,25 +18,25 @@ from uncol.errors import BusyError
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 BACKGROUND = ("train", "scoring")
 MOST_WAITING = 16
-SPELL_S = 15.0  # requests without a gap: so long alone, then so long beside the children
+SPELL_S = 15.0  # under a continuous stream of requests, children run every other 15 s
 
 
 def make_way(niceness: int) -> None:
     """Lower this process's priority, and let it die with the server.
 
-    Only in a child, whose main thread does the work. One that outlived a killed server could hold
-    locks for ever, halted as it may be.
+    Does nothing outside a process's main thread, which does the work in a child. A child that
+    outlived a killed server, perhaps halted, could hold locks forever.
     """
     if threading.current_thread() is threading.main_thread():
         os.nice(niceness)
-        with contextlib.suppress(AttributeError, OSError):  # Linux has it
+        with contextlib.suppress(AttributeError, OSError):  # only Linux has it
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 class Foreground:
     """While a request computes, training and scoring children stand still.
 
-    Priorities alone do not do it: the threads of two processes that compute wait for each other's,
+    Priorities alone do not suffice: the threads of two processes that compute wait for each other,
     and a first mask took three times as long beside a background survey at the lowest priority.
     """
 
@@ -52,10 +52,10 @@ class Foreground:
 
     @contextlib.contextmanager
     def request(self) -> Iterator[None]:
-        """Halt the children until the last of the requests that run at once is done.
+        """Halt the children while any request runs.
 
-        Where requests never end, for many clients at once, the children get every second spell:
-        training must not starve. See `computing` for how they get it.
+        Under a continuous stream of requests, children run in every other spell, so that training
+        does not starve; `computing` leaves them room in it.
         """
         with self._guard:
             self._requests += 1
@@ -72,10 +72,10 @@ class Foreground:
 
     @contextlib.contextmanager
     def computing(self, turns: Turns) -> Iterator[None]:
-        """Compute in one's turn, as a request.
+        """Compute as a request, when it is its turn.
 
         In the children's spell, the next request then waits as long as this one took: at their low
-        priority they would get next to nothing beside requests without a gap.
+        priority, children would get almost nothing beside a continuous stream of requests.
 
         Raises:
             BusyError: too many wait already.
@@ -109,17 +109,17 @@ class Foreground:
 class Turns:
     """Requests compute one at a time: two at once would only share the same cores and memory.
 
-    Each that waits holds one of the server's worker threads (40), which others need.
+    Each waiting request holds one of the server's 40 worker threads, which others need.
     """
 
     def __init__(self, *, most: int = MOST_WAITING) -> None:
-        """Let so many compute or wait; further ones are refused."""
+        """Let at most so many requests compute or wait; further ones are refused."""
         self._places = threading.BoundedSemaphore(most)
         self._one_at_a_time = threading.Lock()
 
     @contextlib.contextmanager
     def mine(self) -> Iterator[None]:
-        """Wait for one's turn. Large things are to be read in it, not before.
+        """Wait for the turn. Read large files inside it, not before.
 
         Raises:
             BusyError: too many wait already.
@@ -133,8 +133,8 @@ class Turns:
             self._places.release()
 
 
-FOREGROUND = Foreground()  # of this process; only computing goes in it, never saving: a halted
-# child may hold the lock of the datastore
+# of this process; compute in it, but never save: a halted child may hold the datastore's lock
+FOREGROUND = Foreground()
 
 
 def _halt() -> Iterator[psutil.Process]:

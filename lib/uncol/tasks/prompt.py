@@ -27,7 +27,7 @@ from uncol.tasks.results import write_result
 
 
 class PromptTask(InferTask):  # type: ignore[misc]
-    """The generalist as an interactive model, one structure a request."""
+    """The generalist as an interactive model, one structure per request."""
 
     def __init__(self, settings: Settings) -> None:
         """Make the task; the generalist is loaded at the first request."""
@@ -69,7 +69,7 @@ class PromptTask(InferTask):  # type: ignore[misc]
         return EmbeddingCache(folder, limit_bytes=self.settings.cache_gb * GIB)
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Return a mask with value 1 for the asked label.
+        """Return a mask with value 1 for the requested label.
 
         Args:
             request: `image`; `label`; `roi` (i0, i1, j0, j1, k0, k1), or `foreground` and

@@ -60,7 +60,7 @@ FORMATS: dict[str, Callable[[str, Result], None]] = {
 
 
 def write_result(array: Array, grid: Grid, names: Sequence[str], request: Mapping[str, Any]) -> str:
-    """Write a label map or map to a temporary file and return its path.
+    """Write a label map or an uncertainty map to a temporary file and return its path.
 
     Args:
         array: `(I, J, K)`.

@@ -1,4 +1,4 @@
-"""The student that is being served: loaded once a version, picked up when a new one appears."""
+"""The student that is being served: loaded once per version, replaced when a new one appears."""
 
 from __future__ import annotations
 

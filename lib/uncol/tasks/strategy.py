@@ -15,7 +15,7 @@ from uncol.errors import RequestError
 from uncol.selection.queue import Queue
 from uncol.selection.strategies import STRATEGIES, Choice
 
-LEASE_S = 30 * 60  # how long a served case is kept from other clients
+LEASE_S = 30 * 60  # how long a case given to one client is kept from others
 ANYBODY = ""  # OHIF sends no client id, so two of its users cannot be told apart
 
 

@@ -88,7 +88,7 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
         )
 
     def options(self, request: Mapping[str, Any]) -> RoundSettings:
-        """Return what a round is made with.
+        """Return the settings of a round.
 
         Raises:
             RequestError: an option has an impossible value.
@@ -124,7 +124,7 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
             progress.finish("failed", error=str(error))
             pending.over()
             raise
-        pending.over()  # whatever else ends it, the next start of the server goes on
+        pending.over()  # if anything else ends it, the next start of the server resumes it
         progress.done(outcome)
         logger.info("%s", outcome.verdict.reason)
         for name, reason in outcome.left_out.items():

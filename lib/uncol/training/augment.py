@@ -1,4 +1,4 @@
-"""Where a crop lies in its scan, and what its intensities go through.
+"""Where a crop lies in its scan, and how its intensities are varied.
 
 A crop is described by one affine map from crop voxels to scan voxels, so that image, label,
 generalist probabilities and generalist features are all sampled by the same geometry.
@@ -23,12 +23,13 @@ INTENSITY_CHANCE = 0.5
 def draw_crop(
     scan_shape: Shape, crop: Shape, *, center: Tensor | None, generator: torch.Generator
 ) -> CropMap:
-    """Draw a crop, most often turned and scaled at random.
+    """Draw a crop, usually turned and scaled at random (by up to 20 degrees and 20 %).
 
     Args:
         scan_shape: the scan's working shape.
         crop: the crop's shape. An axis of one voxel (2D) is neither turned nor scaled.
-        center: scan voxel `(3,)` to lie in the middle, or None for any that keeps the crop inside.
+        center: scan voxel `(3,)` near which the crop's middle lies, or None for a random one.
+            The middle is moved so that the crop, unturned, lies inside the scan if it fits.
         generator: source of randomness.
     """
     flat = crop[2] == 1
@@ -41,7 +42,10 @@ def draw_crop(
 
 
 def vary_intensity(image: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Vary contrast, brightness, gamma, bias field and noise of a normalized `(1, I, J, K)`."""
+    """Vary contrast, brightness, gamma, bias field and noise of a normalized image `(1, I, J, K)`.
+
+    Each at random, with a chance of one half.
+    """
 
     def chance() -> bool:
         return float(torch.rand((), generator=generator)) < INTENSITY_CHANCE

@@ -26,7 +26,7 @@ class Drawn:
 
     Attributes:
         crops: as the student sees them.
-        clean: images `(B, 1, I, J, K)` as generalists see them, intensities not varied.
+        clean: images `(B, 1, I, J, K)` as the specialist sees them, intensities not varied.
         places: where each crop lies.
         views: where each clean image lies: at the crop's place, or upright around its centre.
         names: each crop's case.
@@ -39,14 +39,14 @@ class Drawn:
     names: list[str]
 
     def in_crops(self, probs: Tensor) -> tuple[Tensor, Tensor]:
-        """Carry what a generalist says about the clean images over to the crops.
+        """Resample what the specialist says about the clean images into the crops.
 
         Args:
             probs: `(B, C, I, J, K)` class probabilities in the clean images.
 
         Returns:
-            The same in the crops, and `(B, I, J, K)` bool, what of the crops the generalist saw;
-            elsewhere all classes are equally probable.
+            The same in the crops, and `(B, I, J, K)` bool, where in the crops the specialist saw
+            anything; elsewhere all classes are equally probable.
         """
         turned, seen = [], []
         for said, place, view in zip(probs, self.places, self.views, strict=True):
@@ -88,7 +88,7 @@ class CropSource:
         self.tokens = tokens
         self.generalist = generalist
         self.generator = generator
-        self.order: list[int] = []  # cases still to come before they are shuffled anew
+        self.order: list[int] = []  # cases still to come before the next shuffle
 
     def draw(self, count: int, *, semantic: bool, upright: bool = False) -> Drawn:
         """Draw a batch.

@@ -1,4 +1,4 @@
-"""Where a training run is, on disk, so that a killed one goes on."""
+"""The state of a training run on disk, so that a killed run resumes."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from uncol.storage.files import replacing
 from uncol.training.loop import Trainer
 
 CHECKPOINT_EVERY_S = 20.0
-RESUME = "Free some disk space and press Train again: the run goes on from its last checkpoint."
+RESUME = "Free some disk space and press Train again: the run resumes from its last checkpoint."
 
 
 class Checkpoint:
-    """One file, replaced in one step; it belongs to one run, told by its key."""
+    """One file, replaced in one step; it belongs to one run, identified by its key."""
 
-    def __init__(self, path: Path, key: str, *, every_s: float = CHECKPOINT_EVERY_S) -> None:
+    def __init__(self, path: Path, key: str, *, every_s: float | None = None) -> None:
         """Open a checkpoint; the file need not exist.
 
         Args:
             path: the file.
             key: digest of everything that decides the run's result.
-            every_s: seconds between two savings.
+            every_s: seconds between two saves; 20 if not given.
         """
         self.path = path
         self.key = key
-        self.every_s = every_s
+        self.every_s = CHECKPOINT_EVERY_S if every_s is None else every_s
         self._saved_at = time.monotonic()
 
     def restore(self, trainer: Trainer) -> bool:
-        """Let a fresh trainer go on where the run was; False if nothing of this run is kept."""
+        """Let a fresh trainer resume where the run was; False if the run has no checkpoint."""
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except (FileNotFoundError, EOFError, RuntimeError, pickle.UnpicklingError):
@@ -44,7 +44,7 @@ class Checkpoint:
         return True
 
     def keep(self, trainer: Trainer) -> None:
-        """Save if it is time.
+        """Save if `every_s` seconds have passed since the last time.
 
         Raises:
             StorageError: it could not be written; the one before is unchanged.

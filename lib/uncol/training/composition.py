@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from uncol.method import schedules
 from uncol.method.stages import PSEUDO_WEIGHT
 
-WHOLE_SHARE = 0.75  # pseudo-labeled crops for an annotated one where crops are not mixed
+WHOLE_SHARE = 0.75  # pseudo-labeled crops per annotated one where crops are not mixed
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Composition:
 
     Attributes:
         annotated: annotated crops.
-        others: pseudo-labeled crops, as many if they are mixed.
+        others: pseudo-labeled crops; as many as annotated ones if they are mixed.
         weight: of the pseudo-labeled part.
     """
 
@@ -26,19 +26,20 @@ class Composition:
 
 
 def smallest_batch(*, mixed: bool) -> int:
-    """Return the fewest crops a step: mixing needs two."""
+    """Return the fewest crops per step: mixing needs two."""
     return 2 if mixed else 1
 
 
 def compose(batch: int, progress: float, *, mixed: bool, unlabeled: bool) -> Composition:
     """Compose a step of stage 2.
 
-    A few hundred steps learn little else than what is annotated. So where crops are not mixed,
-    those annotated are as many as without unlabeled scans, and pseudo-labels count from later on
-    (docs/training.md); they are fewer, for the step to cost less than twice.
+    In a few hundred steps, a student learns little beyond the annotations. So where crops are not
+    mixed, a step keeps the annotated crops that it would have without unlabeled scans, and the
+    weight of pseudo-labels ramps up (docs/training.md). There are fewer pseudo-labeled crops, so
+    that the step costs less than twice as much.
 
     Args:
-        batch: crops of a step that mixes, or has annotated crops alone.
+        batch: crops of a step that mixes, or that has annotated crops alone.
         progress: of stage 2, from 0 to below 1.
         mixed: whether crops are copy-pasted into each other.
         unlabeled: whether there are unlabeled scans; without, all crops are annotated.

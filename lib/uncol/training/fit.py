@@ -36,7 +36,7 @@ from uncol.versions.manifest import Manifest, Options, Plan
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained student that nobody has judged yet.
+    """A trained student, not judged yet.
 
     Attributes:
         student: what would be deployed.
@@ -56,12 +56,12 @@ class Fitted:
 
 
 def fit(pool: Pool, settings: RoundSettings, reporter: Reporter, runs: Path) -> Fitted:
-    """Train on a pool. The same run, killed before, goes on from its last checkpoint.
+    """Train on a pool. If the same run was killed before, it resumes from its last checkpoint.
 
     Args:
         pool: what trains and what never does.
         settings: what the run is made with.
-        reporter: hears how it goes.
+        reporter: receives its progress.
         runs: folder of the checkpoint.
 
     Raises:
@@ -101,7 +101,7 @@ def train(
         method: what a step learns from.
         recipe: what the run does.
         settings: the rest.
-        reporter: hears how it goes.
+        reporter: receives its progress.
         runs: folder of the checkpoint.
 
     Raises:
@@ -133,11 +133,11 @@ def train(
         device=settings.device,
     )
     if checkpoint.restore(trainer):
-        reporter.phase("going on from the last checkpoint")
+        reporter.phase("resuming from the last checkpoint")
     for step in trainer.run():
         reporter.step(step)
         checkpoint.keep(trainer)
-    checkpoint.save(trainer)  # what follows can be killed, too
+    checkpoint.save(trainer)  # the run can still be killed while it is judged
     return Fitted(run.deployed(recipe), manifest, prepared.left_out, checkpoint)
 
 
@@ -198,7 +198,7 @@ def _one_piece(
 
 
 def _key(manifest: Manifest) -> str:
-    """Return a digest of all that decides a round's weights."""
+    """Return a digest of everything that decides a round's weights."""
     decisive = manifest.model_dump_json(
         exclude={"created", "accuracy", "gate", "version", "one_piece"}
     )
@@ -212,7 +212,7 @@ def _look(
     settings: RoundSettings,
     reporter: Reporter,
 ) -> Generalist | None:
-    """Let the generalist look at all cases, and find out on which labels it is heeded."""
+    """Let the generalist look at all cases, and decide on which labels it is heeded."""
     reporter.phase("choosing the plane of the generalist")
     generalist = open_generalist(prepared.labeled, recipe, settings)
     if generalist is None:

@@ -42,7 +42,7 @@ class TrainingData:
     Attributes:
         labeled: annotated cases, at least one.
         unlabeled: other cases; with none, stage 2 learns from annotated crops alone.
-        generalist: has looked at all of them; or None.
+        generalist: one that has looked at all of them, or None.
     """
 
     labeled: Sequence[TrainingCase]
@@ -53,8 +53,9 @@ class TrainingData:
 class Trainer:
     """A method on prepared cases: `for step in trainer.run(): ...`.
 
-    Between two steps everything that decides the rest of the run is in `state_dict`: on a CPU with
-    the same number of threads an interrupted run ends in the very weights of one that was not.
+    Between two steps, `state_dict` holds everything that decides the rest of the run: on a CPU with
+    the same number of threads, an interrupted run ends with the same weights as an uninterrupted
+    one.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Trainer:
             preset: crop size, batch and optimizer.
             plan: the budget.
             method: what a step learns from.
-            recipe: what the run does; how long it mixes crops must be decided.
+            recipe: what the run does, after `Recipe.with_mixing`.
             data: what it learns from.
             device: where the student trains.
         """
@@ -91,7 +92,11 @@ class Trainer:
         self._prompted: dict[str, Any] | None = None  # what the generalist was last prompted by
 
     def run(self) -> Iterator[Step]:
-        """Train to the end of the plan, from where the run is; yields after every step."""
+        """Train from where the run is to the end of the plan; yields after every step.
+
+        Raises:
+            TrainingError: the GPU's memory does not suffice for the fewest crops.
+        """
         while self._done < self.plan.steps:
             stage = 1 if self._done < self.plan.pretrain_steps else 2
             if self._stage != stage:
@@ -105,7 +110,7 @@ class Trainer:
             yield Step(stage, self._done, result.losses.parts, result.trust)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` needs to go on; tensors are not copied."""
+        """Return what `load_state_dict` needs to resume; tensors are not copied."""
         return {
             "done": self._done,
             "stage": self._stage,
@@ -117,14 +122,14 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another trainer of the same run was.
+        """Resume where another trainer of the same run was.
 
         Raises:
             RuntimeError, KeyError, ValueError: it was another run.
         """
         self._begin(state["stage"])
         prompted = state["prompted"]
-        if prompted is not None:  # the generalist's answers are many, what it was asked is little
+        if prompted is not None:  # its masks are large, so they are made again from the prompts
             self.state.specialist.load_state_dict(prompted["specialist"])
             set_random_state(prompted["random"], self.state, self.data.generalist, self.device)
             self._prompt_generalist()
@@ -187,7 +192,7 @@ class Trainer:
         )
 
     def _shrink(self, error: torch.OutOfMemoryError) -> None:
-        """Go on with half the crops per step: a GPU is shared with requests and other programs.
+        """Continue with half the crops per step: requests and other programs share the GPU.
 
         Raises:
             TrainingError: there is nothing left to halve.
@@ -200,7 +205,7 @@ class Trainer:
                 "device cpu."
             ) from error
         self.preset = replace(self.preset, batch=max(smallest, self.preset.batch // 2))
-        logger.warning("GPU memory is short: going on with %s crops per step", self.preset.batch)
+        logger.warning("GPU memory is short: continuing with %s crops per step", self.preset.batch)
         self._optimizer.zero_grad()
         torch.cuda.empty_cache()
 

@@ -23,9 +23,9 @@ def make_plan(labeled: int, unlabeled: int, *, gpu: bool, scale: float = 1.0) ->
     """Plan a run.
 
     Args:
-        labeled: training cases with annotation.
-        unlabeled: cases without.
-        gpu: whether a GPU computes it.
+        labeled: number of training cases with an annotation.
+        unlabeled: number of cases without.
+        gpu: whether training runs on a GPU.
         scale: multiplies both stages' steps.
     """
     pool = labeled + unlabeled

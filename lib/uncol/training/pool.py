@@ -35,7 +35,10 @@ class PreparedPool:
     left_out: dict[str, str]
 
     def digests(self) -> dict[str, tuple[str, str]]:
-        """Return by case the digests of its prepared scan and its label file."""
+        """Return by case the digests of its scan and its label file ("" without a label).
+
+        The scan is the prepared one; held-out cases are not prepared, so it is their file.
+        """
         keys = {case.name: case.key for case in (*self.labeled, *self.unlabeled)}
         return {
             case.name: (
@@ -48,10 +51,10 @@ class PreparedPool:
 
 
 def read_grids(pool: Pool) -> tuple[dict[str, Grid], dict[str, str]]:
-    """Read where the voxels of all scans lie.
+    """Read the grids of all scans.
 
     Returns:
-        Grids by case in the order of names, and why an unlabeled case was left out.
+        Grids by case in the order of names, and by case why an unlabeled one was left out.
 
     Raises:
         ScanError: an annotated case's scan cannot be read.
@@ -107,7 +110,7 @@ def prepare_pool(
 
 
 def _mistakes(held_out: Iterable[Case], labels: Mapping[str, int]) -> Iterable[str]:
-    """Yield what is wrong with annotations that judge; they are not prepared."""
+    """Yield what is wrong with held-out annotations, which are not prepared."""
     for case in held_out:
         try:
             read_annotation(case, read_grid(case.image, case=case.name), labels)

@@ -16,19 +16,19 @@ FLAT = (2, 2, 1)
 
 @dataclass(frozen=True)
 class Preset:
-    """A student's sizes with how it is trained.
+    """A student's sizes and how it is trained.
 
     Attributes:
         spec: the network.
         crop: training crop, and window at inference, in working voxels.
-        voxels: most voxels a crop may have; with the crops of a step it bounds memory and time.
-        batch: crops per step (half labeled, half unlabeled in stage 2; while they are not mixed, so
-            many labeled and three quarters as many unlabeled).
+        voxels: most voxels a crop may have; with `batch` it bounds memory and time.
+        batch: crops per step. In stage 2 half of them are labeled and half unlabeled; while crops
+            are not mixed, all are labeled, and three quarters as many unlabeled ones are added.
         optimizer: `sgd` (the paper's) or `adamw` (converges in few steps).
         rate: first learning rate of the polynomial schedule.
         mix_until: share of stage 2 up to which crops are copy-pasted into each other, where they
-            hold enough of a scan (`Recipe.mix_from`). Small presets, with few steps, end in whole
-            crops, which is what they are asked for.
+            hold enough of a scan (`Recipe.mix_from`). Small presets, with few steps, end with
+            whole crops, which is what they meet at inference.
     """
 
     spec: StudentSpec
@@ -123,13 +123,13 @@ def crop_share(preset: Preset, shape: Shape) -> float:
 
 
 def _seen_whole(spec: StudentSpec, shape: Shape) -> Shape:
-    """Return what of a scan one crop could hold at most: all of it, or a slice."""
+    """Return the shape of what one crop could hold at most: the scan, or a slice of it."""
     return (shape[0], shape[1], 1) if spec.dims == 2 else shape
 
 
 def _fit_crop(shape: Shape, patch: Shape, voxels: int) -> Shape:
     """Grow a crop by whole patches, in the scans' proportions, up to their size or the limit."""
-    most = np.maximum(np.ceil(np.array(shape) / patch - 0.5), 1).astype(int)  # halves go down
+    most = np.maximum(np.ceil(np.array(shape) / patch - 0.5), 1).astype(int)  # a half rounds down
     count = np.ones(3, dtype=int)
     while True:
         grown = np.prod(count * patch) / count * (count + 1)

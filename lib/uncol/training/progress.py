@@ -1,4 +1,4 @@
-"""Tell a round's progress: log lines, the statistics that viewers read, TensorBoard."""
+"""Report a round's progress: log lines, the statistics that viewers read, TensorBoard."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROGRESS_EVERY_S = 2.0
 
 
 class ProgressFile(Reporter):
-    """Keeps `train_stats.json` in the keys that Slicer and OHIF read, and the log alive.
+    """Writes `train_stats.json` with the keys that Slicer and OHIF read, and log lines.
 
     Slicer draws epoch / total_epochs and best_metric (which must be a number), and takes
     total_time as the sign of the end (docs/monai-label.md section 1.7).
@@ -94,7 +94,7 @@ class ProgressFile(Reporter):
         self.finish(f"{did} version {outcome.version}")
 
     def finish(self, text: str, *, error: str | None = None) -> None:
-        """Write the last state; without it viewers would wait for ever."""
+        """Write the last state; without it viewers would wait forever."""
         if error is not None:
             self._stats["error"] = error
         self._stats["phase"] = text

@@ -1,4 +1,4 @@
-"""Who hears how a round goes."""
+"""The interface that receives the progress of a round."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class Step:
         stage: 1 or 2.
         number: steps done in the run, from 1.
         losses: terms by name.
-        trust: share of unlabeled voxels on which a pseudo-label counted, by who vouched for it.
+        trust: share of unlabeled voxels on which a pseudo-label counted, by who vouched for it;
+            empty in stage 1.
     """
 
     stage: int
@@ -25,13 +26,13 @@ class Step:
 
 
 class Reporter:
-    """Hears how a round goes; the default hears nothing. Subclass what is wanted."""
+    """Receives the progress of a round and ignores it; override what is wanted."""
 
     def phase(self, text: str) -> None:
-        """Hear that a phase begins."""
+        """Called when a phase begins."""
 
     def planned(self, plan: Plan) -> None:
-        """Hear the budget."""
+        """Called once the budget is known."""
 
     def step(self, step: Step) -> None:
-        """Hear of a training step."""
+        """Called after each training step."""

@@ -1,9 +1,10 @@
-"""How coarse a student looks at a pool: enough to see a labeled structure whole.
+"""How coarse a student's voxels are: coarse enough for a crop to hold a labeled structure.
 
-A student knows a place by what its crop shows. At a scan's own voxel size, a crop that two CPU
-cores can afford shows a corner of a large organ, and nothing in it tells that corner from what
-looks alike elsewhere. So voxels grow until a crop holds what is labeled, with some surroundings,
-but never so far that the labels themselves would suffer.
+A student recognizes a place by what its crop shows. At a scan's own voxel size, a crop that two CPU
+cores can afford shows a corner of a large organ, which nothing in the crop distinguishes from
+similar tissue elsewhere. So voxels grow until a crop holds what is labeled, with some surroundings,
+as long as each label, resampled to the coarser grid and back, still overlaps itself with a Dice of
+at least 0.95.
 """
 
 from __future__ import annotations
@@ -25,10 +26,8 @@ from uncol.types import Array
 from uncol.versions.metrics import dice_per_label
 
 FACTORS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)  # few, so that rounds agree on one
-SURROUNDINGS = 1.25  # side of a crop over that of what it holds
-LEAST_SELF_DICE = (
-    0.95  # Dice that a label must have with itself after the way to coarse voxels and back
-)
+SURROUNDINGS = 1.25  # side of a crop over the side of what it must hold
+LEAST_SELF_DICE = 0.95  # of a label with itself, resampled to coarser voxels and back
 LOOKED_AT = 8  # annotated cases, spread over all
 
 
@@ -39,10 +38,10 @@ def coarsen(
 
     Args:
         space: at the pool's own voxel size.
-        cases: annotated cases; what cannot be read is not looked at.
+        cases: annotated cases; those that cannot be read are skipped.
         labels: the app's labels, name to value.
         voxels: most voxels that a crop may have.
-        flat: whether crops are slices; then voxels grow within them alone.
+        flat: whether crops are slices; then voxels grow within the slice only.
     """
     looks = label_boxes(cases, space, labels)
     if not looks:
@@ -66,16 +65,16 @@ def coarsen(
 def label_boxes(
     cases: Sequence[Case], space: Space, labels: Mapping[str, int]
 ) -> list[tuple[Array, tuple[int, ...]]]:
-    """Return, of some annotated cases, the label map around all labels, and the scan's shape.
+    """Return label maps of some annotated cases, cropped to the labels, and their scans' shapes.
 
-    Both are in the space; a case that cannot be read, or has no labels, has no entry.
+    Both are in the voxels of `space`; cases that cannot be read or have no labels are left out.
     """
     looks = []
     for case in cases[:: max(1, len(cases) // LOOKED_AT)][:LOOKED_AT]:
         try:
             grid = read_grid(case.image, case=case.name)
             annotation = read_annotation(case, grid, labels)
-        except (LabelError, ScanError):  # which stops the round later, together with all others
+        except (LabelError, ScanError):  # it stops the round later, together with all others
             continue
         label = make_frame(grid, space).to_working(as_tensor(annotation), nearest=True)[0].numpy()
         label = np.where(label == IGNORE_VALUE, 0, label)
@@ -86,7 +85,7 @@ def label_boxes(
 
 
 def grown(space: Space, factor: float, *, flat: bool) -> Space:
-    """Return the space whose voxels are `factor` times the finest axis, or as long as they were."""
+    """Return the space with every voxel side at least `factor` times the shortest."""
     spacing = np.array(space.spacing_mm)
     axes = slice(2) if flat else slice(3)
     spacing[axes] = np.maximum(spacing[axes], factor * spacing[axes].min())
@@ -116,7 +115,7 @@ def _ratio(space: Space, coarse: Space) -> Array:
 
 
 def _there_and_back(box: Array, ratio: Array, labels: Mapping[str, int]) -> Array:
-    """Bring a label map to coarser voxels as for training, and back as a prediction is."""
+    """Resample a label map to coarser voxels as for training, and back as a prediction is."""
     margin = [int(size) for size in np.ceil(ratio)]
     label = np.pad(box, [(size, size) for size in margin])
     size_i, size_j, size_k = (max(1, int(size)) for size in np.rint(label.shape / ratio))

@@ -21,7 +21,7 @@ LEAST_LABELED = 2
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a round gave.
+    """The result of a round.
 
     Attributes:
         version: number of the new version.
@@ -40,7 +40,7 @@ def check_pool(labeled: Sequence[str], unlabeled: Sequence[str], *, labeled_only
     """Refuse pools that cannot be trained on.
 
     Raises:
-        TrainingError: under two annotated cases, or nothing unlabeled and not asked for that.
+        TrainingError: fewer than two annotated cases, or none unlabeled without `labeled_only`.
     """
     if len(labeled) < LEAST_LABELED:
         only = f" ('{labeled[0]}')" if labeled else ""
@@ -59,7 +59,7 @@ def check_pool(labeled: Sequence[str], unlabeled: Sequence[str], *, labeled_only
 def train_round(cases: Sequence[Case], settings: RoundSettings, reporter: Reporter) -> Outcome:
     """Train on a pool; publish the student unless it is worse than the served one.
 
-    A round of the same pool and settings that was killed goes on from its last checkpoint.
+    If a round of the same pool and settings was killed, it resumes from its last checkpoint.
 
     Raises:
         TrainingError: the pool cannot be trained on.
@@ -105,7 +105,7 @@ def _judged(
         elif not held_out:
             why = f"below {HELD_OUT_FROM} labeled cases none is held out from training"
         else:
-            # what may be several by now may be so for both: no version is refused for that
+            # both are judged without a one-piece rule that has ended: it must not decide
             still = tuple(s for s in served.manifest.one_piece if s in candidate.manifest.one_piece)
             before = judge(served.with_one_piece(still), held_out, released=released)
             return dice, compare(dice, before, version)

@@ -40,9 +40,9 @@ class Run:
         return (self.student, self.specialist, self.adapters)
 
     def deployed(self, recipe: Recipe) -> Student:
-        """Return the network to deploy: the averaged student, or the last one as released.
+        """Return the network to deploy: the specialist or, as released, the student as it ended.
 
-        Both are the same network; the average varies less from step to step than its last state.
+        Both have the same layers; the average varies less from step to step.
         """
         chosen = self.specialist if recipe.deploy_average else self.student
         if not isinstance(chosen, Student):
@@ -89,7 +89,7 @@ def random_state(run: Run, generalist: Generalist | None, device: torch.device) 
 def set_random_state(
     state: Mapping[str, Any], run: Run, generalist: Generalist | None, device: torch.device
 ) -> None:
-    """Take up the randomness that `random_state` returned."""
+    """Restore the randomness that `random_state` returned."""
     run.generator.set_state(state["crops"])
     torch.set_rng_state(state["dropout"])
     if device.type == "cuda":

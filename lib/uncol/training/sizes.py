@@ -1,4 +1,4 @@
-"""How large voxels, student and crops are for a pool."""
+"""Choose the sizes of voxels, student and crops for a pool."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Sizes:
         space: the working axes and voxel size.
         name: the preset's name.
         preset: the preset of that name, fitted to the pool.
-        crop_share: share of a median scan that a crop holds.
+        crop_share: share of a scan of median shape that a crop holds; in 2D, of a slice.
     """
 
     space: Space

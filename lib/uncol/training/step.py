@@ -25,11 +25,11 @@ class Batch:
         run: student, specialist, projections and randomness.
         recipe: what the run does.
         preset: crop size, and crops per step.
-        generalist: what it knows of the pool, or None.
+        generalist: one that has looked at the pool, or None.
         annotated: draws annotated crops.
         others: draws crops of unlabeled scans; of annotated ones if there are none.
         unlabeled: whether there are unlabeled scans.
-        step: steps of this stage that are done.
+        step: number of steps of this stage that are done.
         steps: steps of this stage in all.
         mixed: whether crops are copy-pasted into each other.
         device: where the student trains.

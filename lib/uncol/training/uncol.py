@@ -83,7 +83,7 @@ def stage2(batch: Batch, guess: Callable[[Batch, Drawn], PseudoLabel] = pseudo_l
 def trust_shares(pseudo: PseudoLabel) -> dict[str, float]:
     """Return the share of voxels that passed the gate, by who vouches for them.
 
-    What one of them did not see, such as corners of a turned crop, does not pass.
+    Voxels that one of them did not see, such as the corners of a turned crop, do not pass for it.
     """
     return {
         "trust_generalist": float(pseudo.generalist.float().mean()),

@@ -29,10 +29,10 @@ class Verification:
     """What a check of a version found.
 
     Attributes:
-        changed: cases whose label is not the one of then, and no earlier version of it is either.
+        changed: cases whose label at that time is neither the current one nor in the history.
         dice: by held-out case, mean Dice as published and as found now.
         weights: largest difference of any weight after training again; None if not trained again.
-        packages: by name, version of then and of now, where they differ.
+        packages: by name, the version that made it and the one installed, where they differ.
     """
 
     changed: list[str]
@@ -42,7 +42,7 @@ class Verification:
 
     @property
     def holds(self) -> bool:
-        """Say whether everything that was compared agrees."""
+        """Whether everything that was compared agrees."""
         close = all(abs(then - now) <= SAME_DICE for then, now in self.dice.values())
         return close and not self.changed and not self.weights
 
@@ -63,14 +63,14 @@ def verify(
         store: where it is.
         version: its number.
         cases: the pool as it is now.
-        earlier: files of earlier labels by case, to go back to the ones of then.
+        earlier: files of earlier labels by case, among which those of that time are found.
         settings: device, weights and folder; the rest is the manifest's.
-        reporter: hears how it goes.
+        reporter: receives the progress.
         retrain: also train it again. The weights agree to the last bit on the same kind of CPU with
             the same packages and number of threads.
 
     Raises:
-        RequestError: there is no such version, or a case of then is gone.
+        RequestError: there is no such version, or one of its cases is gone.
         WeightsError: its files are damaged.
     """
     store.check(version)
@@ -124,7 +124,7 @@ def _pool_of_then(
 
 
 def _with_label(case: Case, digest: str, earlier: Sequence[Path]) -> Case | None:
-    """Return a case with the label of a digest, none for an empty one; None if it is not found."""
+    """Return a case with the label of a digest (no label if it is empty); None if not found."""
     if not digest:
         return replace(case, label=None)
     for path in (*([case.label] if case.label else []), *earlier):

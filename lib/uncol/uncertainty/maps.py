@@ -11,8 +11,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor
+
+from uncol.shapes import ClassProbs, LabelMap
 
 EPSILON = 1e-8
 NEAR = 5  # voxels around a label that count for its confidence and for calibration
@@ -33,7 +36,7 @@ def entropy(probs: Tensor, *, dim: int = 1) -> Tensor:
     return (total / (math.log(probs.shape[dim]) + EPSILON)).clamp(0.0, 1.0)
 
 
-def head_disagreement(head_probs: Tensor) -> Tensor:
+def head_disagreement(head_probs: Float[Tensor, "b h c i j k"]) -> Float[Tensor, "b i j k"]:
     """Mutual information between prediction and head, divided by ln C, in [0, 1].
 
     MI = H(mean_h p_h) - mean_h H(p_h): 0 where the four heads agree, however unsure each is.
@@ -88,7 +91,7 @@ def temper_(probs: Tensor, label: Tensor, temperatures: Sequence[float]) -> Tens
     return probs
 
 
-def soft_dice_confidence(probs: Tensor, label: Tensor) -> Tensor:
+def soft_dice_confidence(probs: ClassProbs, label: LabelMap) -> Float[Tensor, " foreground"]:
     """Estimate each label's Dice from one prediction (arXiv:2402.10665), near the label.
 
     SDC_c = 2 sum_near p_c [label = c] / (sum_near p_c + sum [label = c])
@@ -113,7 +116,7 @@ def soft_dice_confidence(probs: Tensor, label: Tensor) -> Tensor:
     return torch.stack(values) if values else probs.new_zeros(0)
 
 
-def near(mask: Tensor) -> Tensor:
+def near(mask: Bool[Tensor, "i j k"]) -> Bool[Tensor, "i j k"]:
     """Return the voxels `(I, J, K)` within 5 voxels of a mask along every axis: a cube."""
     grown = ndimage.maximum_filter(mask.numpy().view(np.uint8), 2 * NEAR + 1, mode="constant")
     return torch.from_numpy(grown > 0)

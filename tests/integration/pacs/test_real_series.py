@@ -91,7 +91,7 @@ def test_a_label_stored_by_a_viewer_returns_voxel_by_voxel(
 def test_the_student_s_mask_and_map_sit_on_the_anatomy(
     real_hospital: Any, scans: dict[str, Any], client: Any, tmp_path: Path
 ) -> None:
-    """Trained on two axial scans, asked for a sagittal one: only by places can it be right."""
+    """Trained on two axial scans, asked for a sagittal one: right only in patient coordinates."""
     hospital = real_hospital
     sagittal = max(mr(hospital), key=lambda case: abs(hospital.series[case].grid.affine[0, 2]))
     for case, volume in scans.items():

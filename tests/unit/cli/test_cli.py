@@ -153,7 +153,7 @@ def test_annotation_is_replayed(pool, tmp_path):
     ],
 )
 def test_long_benchmarks_get_what_was_asked(pool, monkeypatch, command, target, expected):
-    """What they do is tested where they are; here only that it arrives."""
+    """What they do is tested elsewhere; here only that the options arrive."""
     setups = []
     monkeypatch.setattr(f"uncol.experiments.{target}", lambda setup, _: setups.append(setup))
     run(*command, "--studies", pool, "--labels", "box", f"--{expected}", 3)

@@ -112,7 +112,7 @@ def test_garbage_is_damaged_whatever_its_extension(tmp_path, name, content):
     ("offset", "content"),
     [
         (40, b"\xff\xff"),  # dim[0] = -1
-        (42, b"\xff\x7f\xff\x7f\xff\x7f"),  # 32767 voxels a side
+        (42, b"\xff\x7f\xff\x7f\xff\x7f"),  # 32767 voxels per side
         (70, b"\xfe\x7f"),  # an unknown datatype
         (108, b"\x00\x00\xc0\x7f"),  # voxels start at NaN
         (344, b"bad\x00"),  # another magic

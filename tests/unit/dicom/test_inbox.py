@@ -1,4 +1,4 @@
-"""What a PACS gives is stood in for: a real one cannot be made to give damaged answers."""
+"""A stand-in answers for the PACS: a real one cannot be made to give damaged answers."""
 
 import time
 

@@ -56,7 +56,7 @@ def test_students_are_judged_with_and_without_their_stray_pieces(comparison, cap
     some = replace(comparison, methods=("supervised", "uncol_release"), budgets=(2, 5))
     points = compare(some, Console())
     few, many, _, released_many = points
-    assert few["single"] == []  # two labels tell nothing
+    assert few["single"] == []  # two annotated scans are too few for the rule
     assert few["served"]["dice"] == few["dice"]
     assert many["single"]
     assert many["served"]["dice_per_case"].keys() == many["dice_per_case"].keys()
@@ -184,7 +184,7 @@ def test_no_patient_trains_and_judges(ball_pool, tmp_path, seed, test):
 
 
 def test_an_expression_for_patients_must_be_one_and_must_match(ball_pool, tmp_path):
-    with pytest.raises(RequestError, match="no regular expression"):
+    with pytest.raises(RequestError, match="not a regular expression"):
         open_pool(tmp_path, "ball", patient="(")
     with pytest.raises(RequestError, match="matches nothing in 'c"):
         open_pool(tmp_path, "ball", patient="^patient").parts(0, test=2)

@@ -63,7 +63,7 @@ def test_a_flat_box_is_carried_to_where_the_structure_ends(tube):
     mask, model = ask(tube, box=(9, 16, 11, 18, 10, 10), spacing=(1, 1, 3))
     np.testing.assert_array_equal(mask, tube > 0)
     asked = [index for axis, index in model.encoded if axis == 2]
-    assert min(asked) == 4  # the first slice without it ends the way, on both sides
+    assert min(asked) == 4  # it stops at the first slice without the tube, on both sides
     assert max(asked) == 16
 
 

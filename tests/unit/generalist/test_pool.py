@@ -35,7 +35,7 @@ def test_probabilities_lie_on_the_slices_that_were_seen(
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.8
 
 
-def test_a_3d_teacher_sees_every_slice_in_one_view(stub_model, make_case, make_generalist):
+def test_a_3d_generalist_sees_every_slice_in_one_view(stub_model, make_case, make_generalist):
     model = stub_model(3)
     generalist = make_generalist(model)
     case = make_case(shape=(10, 16, 12))
@@ -140,7 +140,7 @@ def test_every_view_is_encoded_once(stub_model, make_case, make_generalist):
     assert len(model.encoded) == 4
 
 
-def test_another_teacher_s_embeddings_are_not_taken(stub_model, make_case, make_generalist):
+def test_another_generalist_s_embeddings_are_not_taken(stub_model, make_case, make_generalist):
     first, second = stub_model(2), stub_model(2)
     second.fingerprint = "stub v2"
     for model in (first, second):
@@ -148,7 +148,7 @@ def test_another_teacher_s_embeddings_are_not_taken(stub_model, make_case, make_
     assert len(first.encoded) == len(second.encoded) == 3
 
 
-def test_the_teacher_is_not_asked_for_gradients(stub_model, make_case, make_generalist):
+def test_the_generalist_is_not_asked_for_gradients(stub_model, make_case, make_generalist):
     model = stub_model(2)
     generalist = make_generalist(model)
     generalist.look(make_case(), 4)
@@ -156,7 +156,7 @@ def test_the_teacher_is_not_asked_for_gradients(stub_model, make_case, make_gene
     assert not any(level.requires_grad for level in known.hidden)
 
 
-def test_the_slice_axis_is_the_one_on_which_the_teacher_agrees_best(
+def test_the_slice_axis_is_the_one_on_which_the_generalist_agrees_best(
     stub_model, make_case, make_generalist
 ):
     i, j, k = np.meshgrid(*[np.arange(16)] * 3, indexing="ij")
@@ -174,7 +174,7 @@ def test_the_slice_axis_is_the_one_on_which_the_teacher_agrees_best(
     ) in (0, 1)
 
 
-def test_thick_slices_fix_the_axis_without_asking_the_teacher(stub_model, make_case):
+def test_thick_slices_fix_the_axis_without_asking_the_generalist(stub_model, make_case):
     model = stub_model(2)
     case = replace(make_case(), spacing_mm=(1.0, 1.0, 4.0))
     assert better_axis(model, [case], lambda _: pytest.fail("asked")) == 2
@@ -206,7 +206,7 @@ def with_ring(case):
     return replace(case, label=label[None])
 
 
-def test_a_teacher_worse_than_the_box_it_is_given_is_set_aside(
+def test_a_generalist_worse_than_the_box_it_is_given_is_set_aside(
     stub_model, make_case, make_generalist
 ):
     model = HoleModel(stub_model, 2)
@@ -227,7 +227,7 @@ def test_a_teacher_worse_than_the_box_it_is_given_is_set_aside(
     assert len(model.prompted) == asked  # no pass whose result is not used
     probs, exists = generalist.probs("u", whole(other.shape), 2)
     assert float(probs.max()) == 0
-    assert not exists.any()  # what it was not asked for it does not call background either
+    assert not exists.any()  # nor does it say that there is background
 
 
 def test_beside_a_label_set_aside_only_masks_of_the_others_count(
@@ -246,7 +246,7 @@ def test_beside_a_label_set_aside_only_masks_of_the_others_count(
     assert torch.equal(exists, probs[1] > 0.5)
 
 
-def test_a_teacher_that_helps_is_heeded(stub_model, make_case, make_generalist):
+def test_a_generalist_that_helps_is_heeded(stub_model, make_case, make_generalist):
     class Disc(stub_model):
         """Finds the disc in the box."""
 
@@ -277,7 +277,7 @@ def test_labels_that_no_view_has_stay_heeded(stub_model, make_case, make_general
     assert missing.heeded
 
 
-def test_a_3d_teacher_is_weighed_on_whole_scans(stub_model, make_case, make_generalist):
+def test_a_3d_generalist_is_weighed_on_whole_scans(stub_model, make_case, make_generalist):
     model = HoleModel(stub_model, 3)
     generalist = make_generalist(model)
     ring = with_ring(make_case("a"))

@@ -8,7 +8,7 @@ from uncol.method.distill import Adapters, knowledge, masked_mse, student_blocks
     ("states", "depth", "expected"),
     [(2, 4, [1, 2]), (3, 4, [0, 1, 2]), (2, 2, [0, 1]), (3, 2, [0, 1]), (1, 4, [1]), (1, 1, [0])],
 )
-def test_teacher_states_meet_the_released_student_blocks(states, depth, expected):
+def test_generalist_states_meet_the_released_student_blocks(states, depth, expected):
     assert list(student_blocks(states, depth)) == expected
 
 
@@ -51,7 +51,7 @@ def test_levels_must_pair_up():
         visual([torch.ones(1, 1, 1, 1, 1)], [], torch.ones(1, 1, 1, 1, 1))
 
 
-def test_gradient_reaches_student_and_projection_but_not_the_teacher():
+def test_gradient_reaches_student_and_projection_but_not_the_generalist():
     adapters = Adapters(
         hidden_channels=(5, 5), token_channels=6, foreground=2, student_dim=4, student_width=7
     )
@@ -88,7 +88,7 @@ def test_adapters_have_the_paper_s_size():
     assert count / 1e6 == pytest.approx(14.235 - 13.940, abs=1e-3)
 
 
-def test_the_decoder_gets_the_teacher_where_there_is_one():
+def test_the_decoder_gets_the_generalist_where_there_is_one():
     valid = torch.tensor([1.0, 0.0, 0.5]).reshape(1, 1, 3, 1, 1)
     mixed = knowledge(torch.full((1, 2, 3, 1, 1), 8.0), torch.full((1, 2, 3, 1, 1), -2.0), valid)
     assert mixed[0, 0].flatten().tolist() == [8, -2, 3]

@@ -41,7 +41,7 @@ def test_probabilities_sum_to_one(foreground, softmax_over_probabilities):
     assert (probs >= 0).all()
 
 
-def test_the_surer_teacher_weighs_more():
+def test_the_surer_one_weighs_more():
     # U_S = 0, U_G = 0.6126: w_G = 1 / (1 + e^0.6126) = 0.3515, so P = (0.649, 0.211, 0.141);
     # with the weights swapped it would be (0.351, 0.389, 0.259)
     assert unsure(0.6, 0.4, 1e-12) == pytest.approx(0.6126, abs=1e-4)
@@ -50,7 +50,7 @@ def test_the_surer_teacher_weighs_more():
     assert fuse(generalist, specialist, YES, threshold=1.0).label.item() == 0
 
 
-def test_equally_sure_teachers_are_averaged():
+def test_two_equally_sure_ones_are_averaged():
     # alone each would say 0 or 1; their mean is (0.35, 0.25, 0.40)
     specialist, generalist = voxel(0.6, 0.0, 0.4), voxel(0.1, 0.5, 0.4)
     weight = 1 / (1 + math.exp(unsure(0.1, 0.5, 0.4) - unsure(0.6, 1e-12, 0.4)))
@@ -67,7 +67,7 @@ def test_equally_sure_teachers_are_averaged():
         ((0.5, 0.5), (0.45, 0.55), None, (False, False)),
     ],
 )
-def test_only_teachers_that_pass_the_gate_speak(specialist, generalist, label, passed):
+def test_only_those_that_pass_the_gate_speak(specialist, generalist, label, passed):
     pseudo = fuse(voxel(*specialist), voxel(*generalist), YES, threshold=0.75)
     assert (pseudo.specialist.item(), pseudo.generalist.item()) == passed
     assert pseudo.trusted.item() == any(passed)

@@ -39,5 +39,5 @@ def test_nobody_mixes_before_it_is_decided_how_long():
 def test_crops_of_a_small_part_of_a_scan_are_not_mixed():
     assert INTENDED.with_mixing(0.5, crop_share=0.39).mix_until == 0.0
     assert INTENDED.with_mixing(0.5, crop_share=0.4).mix_until == 0.5
-    told = replace(INTENDED, mix_until=1.0)  # a recipe that says so itself is taken at its word
+    told = replace(INTENDED, mix_until=1.0)  # a recipe's own value wins
     assert told.with_mixing(0.5, crop_share=0.1) == told

@@ -82,7 +82,7 @@ def test_image_label_and_counts_are_mixed_by_the_same_mask():
     assert torch.equal(mixed.image[:, 0][~outside], second.image[:, 0][~outside])
 
 
-def test_a_token_on_the_block_s_edge_belongs_to_neither_teacher_view():
+def test_a_token_on_the_block_s_edge_belongs_to_neither_generalist_view():
     mask = torch.ones(BATCH, 1, SIDE, SIDE, SIDE)
     mask[:, :, 2:8] = 0  # tokens are 4 voxels long: the first one is half outside
     first, second = crops(1), crops(2)
@@ -131,7 +131,7 @@ def test_the_first_stage_s_supervision_is_the_four_heads_on_the_mix(student):
     assert made.parts["semantic"] == made.parts["visual"] == 0
 
 
-def test_the_first_stage_feeds_the_teacher_s_feature_to_the_decoder(student, adapters):
+def test_the_first_stage_feeds_the_generalist_s_feature_to_the_decoder(student, adapters):
     batch, mask = crops(), a_mask()
     first = pretrain(student, adapters, batch, mask, weight=0.0).parts["supervised"]
     torch.nn.init.normal_(adapters.semantic.weight, std=3)
@@ -220,7 +220,7 @@ def test_an_untrusted_pseudo_label_teaches_nothing(student):
     assert torch.allclose(first.total, second.total)
 
 
-def test_the_second_stage_s_gradient_reaches_the_student_and_not_the_teachers(student, adapters):
+def test_the_second_stage_s_gradient_reaches_the_student_and_not_the_generalists(student, adapters):
     specialist = make_specialist(student)
     labeled, unlabeled = crops(1), pseudo(crops(2))
     finetune(student, adapters, labeled, unlabeled, a_mask()).total.backward()

@@ -7,7 +7,7 @@ from uncol.networks.ema import make_specialist, update_specialist
 
 @pytest.fixture
 def pair():
-    """A student with all weights 1 and a generalist with all weights 0."""
+    """A student with all weights 1 and a specialist with all weights 0."""
     student = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
     specialist = make_specialist(student)
     for network, value in ((student, 1.0), (specialist, 0.0)):
@@ -21,7 +21,7 @@ def first_weight(network):
 
 
 @pytest.mark.parametrize(("step", "expected"), [(1, 0.5), (3, 0.25), (99, 0.01), (5000, 0.01)])
-def test_the_teacher_moves_by_one_minus_mu(pair, step, expected):
+def test_the_specialist_moves_by_one_minus_mu(pair, step, expected):
     specialist, student = pair
     update_specialist(specialist, student, step=step, momentum=0.99)
     assert first_weight(specialist) == pytest.approx(expected)
@@ -48,7 +48,7 @@ def test_batch_statistics_are_copied_unless_told_otherwise(pair):
     assert specialist[1].num_batches_tracked == student[1].num_batches_tracked == 1
 
 
-def test_a_new_teacher_is_a_frozen_copy_in_evaluation_mode():
+def test_a_new_specialist_is_a_frozen_copy_in_evaluation_mode():
     student = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)).train()
     specialist = make_specialist(student)
     assert not specialist.training

@@ -46,7 +46,7 @@ def clock(monkeypatch) -> Clock:
 
 
 def works(process: psutil.Process) -> bool:
-    """Whether it computes or stands still, whichever can be told first.
+    """Whether it computes rather than stands still, as soon as either shows.
 
     A signal takes a moment to arrive, longer on a busy machine.
     """

@@ -119,7 +119,7 @@ def test_what_is_said_of_upright_views_lies_where_the_crops_show_it(make_case):
     found, true = (probs.argmax(dim=1) == 1) & seen, (drawn.crops.label == 1) & seen
     assert int(true.sum()) > 100
     assert 2 * int((found & true).sum()) / int(found.sum() + true.sum()) > 0.9
-    # specialist and generalist see the views, the student the crops
+    # the specialist sees the views, the student the crops
     brightness = drawn.clean[:, 0][said == 1].mean() - drawn.clean[:, 0][said == 0].mean()
     assert brightness > 1.5
 

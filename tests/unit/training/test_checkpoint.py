@@ -40,7 +40,7 @@ def test_an_interrupted_run_ends_in_the_same_weights(fresh, tmp_path, killed_aft
         if step.number == killed_after:
             checkpoint.save(first)
             break
-    torch.manual_seed(99)  # another process has another past
+    torch.manual_seed(99)  # another process has another random state
     second = fresh(mix_until=mix_until)
     assert Checkpoint(tmp_path / "c.pt", "key").restore(second)
     rest = [(step.number, step.losses) for step in second.run()]

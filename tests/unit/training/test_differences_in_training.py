@@ -47,7 +47,7 @@ def test_difference_03_the_switch_reaches_stage_1(make_trainer, mode):
 
 @pytest.fixture
 def pool(tmp_path, make_ball):
-    """Twelve annotated scans of 8 voxels a side and one that is not."""
+    """Twelve annotated scans of 8 voxels per side and one that is not."""
     cases = []
     for number in range(13):
         name = f"scan{number}"
@@ -133,7 +133,7 @@ def test_difference_11_the_specialist_judges_in_evaluation_mode_with_fresh_stati
         assert all(torch.equal(states[-1][1][name], learned[name]) for name in learned)
     else:
         assert trained == [True, True]
-        assert all(float(own[name].abs().max()) == 0 for name in means)  # as it was born
+        assert all(float(own[name].abs().max()) == 0 for name in means)  # as initialized
         assert any(not torch.equal(states[-1][1][name], learned[name]) for name in means)
 
 

@@ -121,7 +121,7 @@ def test_scans_are_not_segmented_for_a_generalist_that_is_heeded_on_no_label(
 
 
 def heard(method, hear):
-    """Return a method that lets somebody hear of each batch first."""
+    """Return a method that shows each batch to `hear` before it learns from it."""
 
     def listening(learn):
         return lambda batch: hear(batch) or learn(batch)

@@ -113,10 +113,11 @@ def test_no_version_is_refused_for_keeping_all_pieces(tmp_path, settings, monkey
     train_round(pool, replace(quick, one_piece=False), Reporter())
     train_round(pool, quick, Reporter())
     one = ((1,),)
-    # the first alone; the second and what is served by the second's rule; the third by its own
+    # round 1: its version alone; round 2: its version and the served one, both without the rule;
+    # round 3: its version with the rule
     assert judged[:3] == [one, (), ()]
     assert judged[3] == one
-    assert judged[4] in ((), one)  # whichever is served, by what it keeps itself
+    assert judged[4] in ((), one)  # the served version, by its own rule
 
 
 def test_a_version_for_other_labels_is_not_compared(tmp_path, settings):

@@ -74,4 +74,6 @@ def test_a_sure_mask_has_confidence_one():
 
 
 def test_background_alone_has_no_confidence():
-    assert soft_dice_confidence(torch.ones(1, 2, 2, 2), torch.zeros(2, 2, 2)).shape == (0,)
+    assert soft_dice_confidence(
+        torch.ones(1, 2, 2, 2), torch.zeros(2, 2, 2, dtype=torch.uint8)
+    ).shape == (0,)

@@ -63,18 +63,18 @@ class _Infer(BasicInferTask):  # type: ignore[misc]
         self._manifest = published.manifest
 
     def pre_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:
-        """Return what a scan passes first."""
+        """Return the student's own preprocessing."""
         return [self._prepare]
 
     def post_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:
-        """Return what the logits pass last."""
+        """Return the softmax over the logits."""
         return [Activationsd(keys="pred", softmax=True)]
 
     def inferer(self, data: Any = None) -> SlidingWindowInferer:
-        """Return the windows that it takes for large scans; a small one is padded to one.
+        """Return MONAI Label's windows for large scans; a small scan is padded to one window.
 
-        What it does with small scans, the network as it is, fails on sizes that a student's patch
-        does not divide.
+        Its own way with small scans, a single pass, fails on sizes that are not multiples of the
+        student's patch.
         """
         return SlidingWindowInferer(roi_size=self.roi_size, sw_batch_size=1, overlap=OVERLAP)
 
@@ -85,10 +85,10 @@ class _Infer(BasicInferTask):  # type: ignore[misc]
 
 
 class EpistemicByMonaiLabel(EpistemicScoring):  # type: ignore[misc]
-    """`EpistemicScoring` as it is; only what its samples were is kept."""
+    """`EpistemicScoring` as it is, except that its samples are kept."""
 
     def __init__(self, published: LoadedStudent) -> None:
-        """Make it for a student; 5 samples, its default."""
+        """Make it for a student, with 5 samples, MONAI Label's default."""
         super().__init__(_Infer(published))
         self._samples: Array | None = None
 
@@ -116,7 +116,7 @@ class EpistemicByMonaiLabel(EpistemicScoring):  # type: ignore[misc]
         return scalar, super().entropy_volume(samples), samples.mean(axis=0)
 
     def entropy_volume(self, vol_input: Any) -> Any:
-        """Keep the samples `(n, C, I, J, K)` and do what it does."""
+        """Keep the samples `(n, C, I, J, K)`, then do as MONAI Label does."""
         self._samples = torch.as_tensor(vol_input).detach().cpu().numpy().copy()
         return super().entropy_volume(vol_input)
 

@@ -33,7 +33,7 @@ from uncol.data.scan import read_scan
 from uncol.types import Array
 
 CROP = (32, 48, 32)
-CROPS = 4  # a scan and epoch
+CROPS = 4  # per scan and epoch
 RATE = 1e-3
 EPOCHS = 30
 VAL_SPLIT = 0.2  # BasicTrainTask's default
@@ -93,7 +93,7 @@ class _Task(BasicTrainTask):  # type: ignore[misc]
 
 
 class StockTraining:
-    """Rounds of MONAI Label's training in one folder, each from the published model on."""
+    """Rounds of MONAI Label's training in one folder, each starting from the published model."""
 
     def __init__(self, folder: Path, labels: Mapping[str, int]) -> None:
         """Make it.

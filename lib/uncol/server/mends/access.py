@@ -29,9 +29,9 @@ class _JwtWithAlgorithms:
 
 
 def guard_reload(api: FastAPI) -> None:
-    """Ask for the admin role before the app is thrown away.
+    """Require the admin role to reload the app.
 
-    Defect: `POST /reload` is open to everybody, also where every other request needs a token.
+    Defect: `POST /reload` is open to everybody, even where every other request needs a token.
     """
     old = [route for route in api.routes if getattr(route, "path", "") == "/reload"]
     for route in old:

@@ -15,8 +15,8 @@ from uncol.tasks.results import write_dicom_result
 def name_dicom_segments(host: Host) -> None:
     """Answer `/infer?output=dicom_seg` with our own segmentations.
 
-    Defect: segments are named by their place among those present, so that a missing label gives
-    its name to the next.
+    Defect: segments are named by their place among those present, so the segment after a missing
+    label gets that label's name.
     """
 
     def segmentation(series: str, label: str, info: list[dict[str, Any]], **_: Any) -> str:

@@ -37,7 +37,7 @@ def answer_errors(api: FastAPI) -> None:
     async def realms(_request: Request, error: Exception) -> JSONResponse:
         answer = error.response if isinstance(error, requests.HTTPError) else None
         if answer is not None and answer.status_code in (400, 401):
-            text = "The realm does not know this name or password."
+            text = "Unknown user name or wrong password."
             return JSONResponse({"detail": text}, status_code=401)
         return JSONResponse({"detail": f"Another server failed: {error}"}, status_code=502)
 
@@ -46,7 +46,7 @@ def answer_errors(api: FastAPI) -> None:
 
     async def unexpected(_request: Request, error: Exception) -> JSONResponse:
         logger.error("Unexpected", exc_info=error)
-        text = f"Unexpected {type(error).__name__}: {error}. The server's log tells more."
+        text = f"Unexpected {type(error).__name__}: {error}. See the server's log."
         return JSONResponse({"detail": text}, status_code=500)
 
     api.add_exception_handler(UncolError, ours)

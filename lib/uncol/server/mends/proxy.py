@@ -1,4 +1,4 @@
-"""Pass DICOMweb requests on to the PACS whole, off the event loop."""
+"""Pass DICOMweb requests on to the PACS with their query, off the event loop."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PROXY_TIMEOUT_S = 120  # a series' pixels may take a while
 
 
 def forward_queries(host: Host) -> None:
-    """Pass DICOMweb requests on to the PACS whole, off the event loop.
+    """Pass DICOMweb requests on to the PACS with their query, off the event loop.
 
     Defects: the proxy drops the query string, so that every search finds everything (issue 1835),
     and its blocking request stops every other one. Storing through it, which submits a label,
-    asks for the user's role only. A path with `..` reaches whatever else the PACS's server has,
-    with this server's credentials.
+    requires the user role only. A path with `..` reaches anything else on the PACS's server, with
+    this server's credentials.
     """
     upstream = server_settings.MONAI_LABEL_STUDIES.strip().rstrip("/")
     user = server_settings.MONAI_LABEL_DICOMWEB_USERNAME
@@ -64,7 +64,7 @@ def forward_queries(host: Host) -> None:
 def _below_root(path: str) -> str:
     """Return a decoded path as part of an address, below the DICOMweb root."""
     if any(part in (".", "..") for part in path.replace("\\", "/").split("/")):
-        raise RequestError(f"'{path[:200]}' is no DICOMweb resource: it leaves the server's root.")
+        raise RequestError(f"'{path[:200]}' is not a DICOMweb path: it leaves the server's root.")
     return quote(path, safe="/,")
 
 

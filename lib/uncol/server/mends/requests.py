@@ -30,9 +30,9 @@ def name_annotators() -> None:
 
 
 def check_infer_params() -> None:
-    """Refuse parameters of an infer that are no JSON object, by name.
+    """Refuse infer parameters that are not a JSON object, with a message that says so.
 
-    Defect: they end in whatever exception their kind happens to raise.
+    Defect: they end in whatever exception their type happens to raise.
     """
     run = infer_endpoint.run_inference
 

@@ -19,7 +19,7 @@ def unblock(api: FastAPI) -> None:
     request, progress and stop of a training included.
     """
     for route in _api_routes(api.routes):
-        # the DICOM proxy awaits the request's body, which only the event loop can
+        # the DICOM proxy awaits the request's body, which works only on the event loop
         proxied = route.endpoint.__module__ == "monailabel.endpoints.proxy"
         if not proxied and not getattr(route.endpoint, "in_thread", False):
             route.endpoint = route.dependant.call = _in_thread(route.endpoint)

@@ -14,8 +14,8 @@ from uncol.tasks.pending import refuse_second
 def manage_training(host: Host) -> None:
     """Refuse impossible and second trainings in the answer; remember the accepted one.
 
-    Defects: impossible ones are accepted, and fail minutes later in a child's log; of two quick
-    presses both are queued; a training is forgotten when the server dies.
+    Defects: impossible ones are accepted, and fail minutes later in a child's log; two requests in
+    quick succession are both queued; a training is forgotten when the server dies.
     """
     run_model, run_all, stop = train_endpoint.run_model, train_endpoint.run, train_endpoint.stop
 

@@ -1,4 +1,4 @@
-"""What single viewers need of the server.
+"""What individual viewers need of the server.
 
 To add a viewer: a file here with a function that prepares the server for it, and an entry in
 `VIEWERS`. 3D Slicer needs nothing but what the tasks answer (`tasks/results.py`,

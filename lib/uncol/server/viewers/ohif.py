@@ -1,6 +1,6 @@
-"""Mends of the OHIF that MONAI Label's wheel ships: its scripts are served put right.
+"""Mends of the OHIF that MONAI Label's wheel ships: its scripts are corrected when served.
 
-tests/integration/test_mends.py fails once the lines are no longer there.
+tests/integration/test_mends.py fails once a line to correct is no longer there.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ OHIF_MENDS = {
         "dataSource = dataSource || extensionManager.getActiveDataSource()[0];"
         "await dataSource.store.dicom(naturalizedReport);"
     ),
-    # it hands over the slices as displayed, while the writer takes them from the highest along the
-    # normal to the lowest: in half of all series the label was mirrored
+    # it passes the slices on in display order, but the writer expects them from the highest along
+    # the normal to the lowest: in half of all series the label was mirrored
     "const segImages = imageIds.map(imageId => esm.cache.getImage(imageId));": (
         "const segImages = imageIds.map(imageId => esm.cache.getImage(imageId));"
         "const height = image => {"
@@ -28,7 +28,7 @@ OHIF_MENDS = {
         " + (r[0] * c[1] - r[1] * c[0]) * p[2];};"
         "segImages.sort((a, b) => height(b) - height(a));"
     ),
-    # parametric maps are read at a fourth of the right place, or not at all
+    # parametric maps are read at a quarter of the right offset, or not at all
     "new sourcePixelData.constructor(sourcePixelData.buffer, i * sliceLength, sliceLength)": (
         "sourcePixelData.subarray(i * sliceLength, (i + 1) * sliceLength)"
     ),
@@ -42,7 +42,7 @@ def mend_ohif() -> None:
 
     @functools.cache
     def mended(name: str) -> str | None:
-        """Return a script as it should be; None if nothing is wrong with it."""
+        """Return the corrected script; None if there is nothing to correct."""
         text = (folder / name).read_text(encoding="utf-8")
         wrong = [before for before in OHIF_MENDS if before in text]
         for before in wrong:

@@ -70,7 +70,7 @@ def test_the_checkpoint_s_weights_are_in_the_network(model, checkpoint):
         assert torch.equal(value, state[name])
 
 
-def test_the_teacher_is_frozen(model):
+def test_the_generalist_is_frozen(model):
     assert not model.network.training
     assert not any(parameter.requires_grad for parameter in model.network.parameters())
 
@@ -101,7 +101,7 @@ def test_a_truncated_checkpoint_is_refused(checkpoint, tmp_path):
         load_foundation_model("medsam", weights=tmp_path / "w.pth", weights_dir=tmp_path)
 
 
-def test_no_teacher_is_none(tmp_path):
+def test_no_generalist_is_none(tmp_path):
     assert load_foundation_model("none", weights=None, weights_dir=tmp_path) is None
 
 
@@ -190,7 +190,7 @@ def test_the_tokens_are_conditioned_by_the_prompt(model):
     assert not torch.allclose(first, second, atol=1e-3)
 
 
-def test_gradient_stops_at_the_teacher(model):
+def test_gradient_stops_at_the_generalist(model):
     views = torch.rand(1, 1, SIDE, SIDE, requires_grad=True)
     encoded = model.encode(views)
     prompted = model.prompt(encoded.image, Prompts(boxes=torch.tensor([[0.0, 0, 9, 9]])))
