@@ -8,12 +8,18 @@ import platform
 import sys
 from collections.abc import Mapping
 
-PACKAGES = ("torch", "monai", "monailabel", "numpy", "uncol")
+from uncol import __version__
+
+PACKAGES = ("torch", "monai", "monailabel", "numpy")
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that decide a result; `source` for one not installed."""
-    return {name: _version(name) for name in PACKAGES}
+    """Return the versions of the packages that decide a result; `source` for one not installed.
+
+    This package tells its own: after an update of the files alone, what was noted when it was
+    installed is no longer true.
+    """
+    return {name: _version(name) for name in PACKAGES} | {"uncol": __version__}
 
 
 def report_header(**measured: object) -> dict[str, object]:
