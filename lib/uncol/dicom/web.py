@@ -76,7 +76,7 @@ class Pacs:
         """
         with self._asked("give headers of a series"):
             metadata = self._client.retrieve_series_metadata(entry.study_uid, entry.uid)
-            return [Dataset.from_json(one) for one in metadata]
+            return [_parsed(one) for one in metadata]
 
     def images(self, study_uid: str, uid: str) -> Iterator[Dataset]:
         """Yield a series' instances with their pixels.
@@ -146,7 +146,7 @@ UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 def _entry(found: Mapping[str, Any]) -> Entry:
     """Return a search result; one that is not DICOM has an empty UID."""
     try:
-        one = Dataset.from_json(dict(found))
+        one = _parsed(found)
         return Entry(
             _text(one, "SeriesInstanceUID"),
             _text(one, "StudyInstanceUID"),
@@ -154,6 +154,11 @@ def _entry(found: Mapping[str, Any]) -> Entry:
         )
     except ODD:
         return Entry("", "", {})
+
+
+def _parsed(found: Mapping[str, Any]) -> Dataset:
+    """Return a header; what the PACS keeps apart, such as pixels, is empty and not fetched."""
+    return Dataset.from_json(dict(found), lambda _uri: None)
 
 
 def _text(dataset: Dataset, word: str) -> str:
