@@ -182,8 +182,8 @@ def _labels(text: str) -> dict[str, int]:
     whole = all(type(value) is int for value in labels.values())
     if not whole or sorted(labels.values()) != list(range(1, len(labels) + 1)):
         raise ValueError(
-            f"values must be 1 to {len(labels)} without gaps (Slicer numbers segments by "
-            f"position), got {list(labels.values())}."
+            f"values must be whole numbers, 1 to {len(labels)} without gaps (Slicer numbers "
+            f"segments by position), got {list(labels.values())}."
         )
     if len(labels) > MAX_LABELS:
         raise ValueError(f"{len(labels)} labels; at most {MAX_LABELS} are possible.")

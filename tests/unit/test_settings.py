@@ -45,6 +45,7 @@ def test_all_mistakes_come_together_with_what_is_allowed() -> None:
         ('{"a":1,"b":"2"}', "without gaps"),
         ('{"a":null}', "without gaps"),
         ('{"a":true}', "without gaps"),
+        ('{"a":1.0}', "whole numbers"),
     ],
 )
 def test_unusable_labels_are_refused(text, words) -> None:
