@@ -45,10 +45,10 @@ lint: $(VENV)/.ready-dev    ## check format, style, types, complexity and file s
 
 bench: $(VENV)/.ready    ## measure what README states; hours with HIPPOCAMPUS=DIR and ATRIA=DIR
 	$(BIN)/uncol demo --once
-	$(BIN)/python benchmarks/infer_latency.py
+	$(BIN)/python benchmarks/infer_latency.py --repeats 9
 	$(BIN)/python benchmarks/next_sample.py
 	@test -z "$(HIPPOCAMPUS)" || $(BIN)/uncol benchmark ssl --studies "$(HIPPOCAMPUS)" --labels anterior,posterior --preset small3d --methods supervised,bcp,uncol,supervised_all --out bench-out/ssl_hippocampus.jsonl
-	@test -z "$(ATRIA)" || $(BIN)/uncol benchmark ssl --studies "$(ATRIA)" --labels atrium --train 80 --test 20 --budgets 4 --seeds 0,1 --methods supervised,mean_teacher,bcp,uncol,uncol_no_teacher --out bench-out/ssl_left_atrium.jsonl
+	@test -z "$(ATRIA)" || $(BIN)/uncol benchmark ssl --studies "$(ATRIA)" --labels atrium --preset small3d --train 80 --test 20 --budgets 4 --seeds 0,1 --methods supervised,mean_teacher,bcp,uncol,uncol_no_teacher --out bench-out/ssl_left_atrium.jsonl
 
 lock: $(VENV)/.ready-dev    ## pin requirements anew
 	$(BIN)/uv pip compile requirements.in $(COMPILE) -o requirements.txt

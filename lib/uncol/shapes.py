@@ -8,7 +8,6 @@ Tests check them at every call (tests/conftest.py); the app itself does not.
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-Images = Float[Tensor, "b 1 i j k"]
 Logits = Float[Tensor, "b c i j k"]
 HeadLogits = Float[Tensor, "b 4 c i j k"]
 Labels = Integer[Tensor, "b i j k"]
@@ -18,5 +17,4 @@ Tokens = Float[Tensor, "b width ti tj tk"]
 Valid = Float[Tensor, "b 1 ti tj tk"]
 Scalar = Float[Tensor, ""]
 ClassProbs = Float[Tensor, "c i j k"]
-VoxelMap = Float[Tensor, "i j k"]
 LabelMap = Integer[Tensor, "i j k"]

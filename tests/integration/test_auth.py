@@ -210,4 +210,4 @@ def test_a_wrong_password_is_told(guarded: str) -> None:
     form = {"username": "anna", "password": "wrong", "grant_type": "password"}
     reply = requests.post(f"{guarded}/auth/token", data=form, timeout=60)
     assert reply.status_code == 401
-    assert "name or password" in reply.json()["detail"]
+    assert "wrong password" in reply.json()["detail"]

@@ -82,7 +82,7 @@ def test_a_bad_scan_is_refused_when_uploaded(
     reply = requests.put(
         f"{url}/datastore/image",
         params={"image": f"copy_of_{case}"},
-        files={"file": open_first(server[1], case)},
+        files={"file": first_file(server[1], case)},
         timeout=30,
     )
     assert reply.status_code == 400
@@ -91,8 +91,9 @@ def test_a_bad_scan_is_refused_when_uploaded(
     assert not list(server[1].glob("copy_of_*"))
 
 
-def open_first(studies: Path, case: str) -> Any:
-    return next(studies.glob(f"{case}.*")).open("rb")
+def first_file(studies: Path, case: str) -> tuple[str, bytes]:
+    path = next(studies.glob(f"{case}.*"))
+    return path.name, path.read_bytes()
 
 
 def change(case: Callable[[np.ndarray], np.ndarray], source: Path, target: Path) -> Path:

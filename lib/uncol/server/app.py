@@ -153,7 +153,7 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
             store.save_label(image, str(path), MAP_TAG, {"params": params["uncol"]})
             params["uncertainty"] = {"label": image, "tag": MAP_TAG}
         if is_on(request.get("to_pacs", False)):
-            if not isinstance(store, UncolDatastore):
+            if not (isinstance(store, UncolDatastore) and store.takes_results):
                 raise RequestError(NEEDS_PACS)
             label = read_label(result["file"], case=image).array
             version = params["uncol"]["model_version"]

@@ -67,5 +67,6 @@ class Checkpoint:
         """Forget the run: it is over."""
         with contextlib.suppress(OSError):
             self.path.unlink()
-            for left_over in self.path.parent.glob(f"{self.path.name}.*"):
-                left_over.unlink()
+            for pattern in (f"{self.path.name}.*", f".{self.path.name}.*"):  # 0.2.0 hid them
+                for left_over in self.path.parent.glob(pattern):
+                    left_over.unlink()

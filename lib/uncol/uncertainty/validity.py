@@ -80,7 +80,9 @@ def ece(cases: Sequence[Counts]) -> float:
 
 
 def spearman(estimates: Array, dice: Array) -> float:
-    """Return the rank correlation of estimated and true Dice."""
+    """Return the rank correlation of estimated and true Dice; NaN where one is the same for all."""
+    if np.ptp(estimates) == 0 or np.ptp(dice) == 0:
+        return float("nan")
     return float(stats.spearmanr(estimates, dice).statistic)
 
 

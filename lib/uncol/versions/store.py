@@ -86,7 +86,8 @@ class ModelStore:
         whoever reads at any moment sees a complete old or a complete new version.
 
         Raises:
-            StorageError: it could not be written; the served version is unchanged.
+            StorageError: it could not be written; what is served is the old version, or the new one
+                if only the note of it failed.
         """
         parent = self.folder.versions
         partial = parent / f".partial-{os.getpid()}"
@@ -109,7 +110,7 @@ class ModelStore:
                 if not refused:
                     self._make_current(version)
                 self._note("refused" if refused else "published", version)
-        except (OSError, SafetensorError, StorageError) as error:
+        except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise StorageError(
                 f"Could not publish the new model in {self.folder.student}: {error}. The served "

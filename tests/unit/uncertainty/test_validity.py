@@ -39,6 +39,8 @@ def test_coverage_counts_cases_inside() -> None:
 def test_ranks_and_risk() -> None:
     dice = np.array([0.5, 0.7, 0.9])
     assert spearman(dice * 2, dice) == pytest.approx(1)
+    assert np.isnan(spearman(dice * 0, dice))
+    assert np.isnan(spearman(dice, dice * 0))
     assert excess_risk(dice, dice) == 0
     assert excess_risk(-dice, dice) > 0
 

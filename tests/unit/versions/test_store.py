@@ -76,6 +76,19 @@ def test_a_full_disk_leaves_the_served_version(tmp_path, monkeypatch) -> None:
     store.load(1)
 
 
+def test_a_version_that_is_served_is_not_said_to_be_unpublished(tmp_path, monkeypatch) -> None:
+    store = ModelStore(tmp_path)
+
+    def full(path, text):
+        raise StorageError(f"Could not write {path}")
+
+    monkeypatch.setattr(versions, "append_line", full)
+    with pytest.raises(StorageError) as told:  # the note alone is missing
+        store.publish(student(1), manifest())
+    assert store.current() == 1
+    assert "unchanged" not in str(told.value)
+
+
 def test_damaged_weights_are_named(tmp_path) -> None:
     store = ModelStore(tmp_path)
     store.publish(student(1), manifest())
