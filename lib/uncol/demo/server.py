@@ -103,8 +103,8 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
     """Stop the server and the training or scoring children it may have."""
     try:
         family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
+    except psutil.NoSuchProcess:  # somebody else ended it
+        family = []
     for process in family:
         try:
             process.terminate()

@@ -4,9 +4,10 @@ import socket
 import subprocess
 import sys
 
+import psutil
 import pytest
 
-from uncol.demo.server import _wait, free_port, running_server
+from uncol.demo.server import _stop, _wait, free_port, running_server
 from uncol.errors import UncolError
 
 
@@ -18,6 +19,16 @@ def test_the_end_of_the_log_is_shown(tmp_path):
         )
     with pytest.raises(UncolError, match=r"did not come up at .*\n.*no such app"):
         _wait(child, f"http://127.0.0.1:{free_port()}", log)
+
+
+def test_a_server_that_somebody_else_ended_is_not_left_as_running() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process = psutil.Process(child.pid)
+    process.kill()
+    process.wait()
+    _stop(child)
+    assert child.returncode is not None
+    child.stdin.close()
 
 
 def test_another_program_on_the_port_is_not_taken_for_the_server(tmp_path):
