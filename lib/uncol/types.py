@@ -8,3 +8,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 """A numpy array; shape and values are stated where it is used."""
+
+Shape = tuple[int, int, int]
+"""Voxels along I, J and K."""

@@ -13,9 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uncol.types import Array
-
-Shape = tuple[int, int, int]
+from uncol.types import Array, Shape
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from uncol.experiments.methods import METHODS, Contestant
 from uncol.experiments.points import Point, read_points
 from uncol.experiments.pool import LabeledPool
 from uncol.experiments.ssl_report import BASELINE_METHOD, METRICS, mean_of_known, plot, table
+from uncol.generalist.models import NO_GENERALIST
 from uncol.packages import report_header
 from uncol.round_settings import RoundSettings
 from uncol.storage.files import append_line
@@ -209,7 +210,7 @@ def _fit(
         settings,
         seed=seed,
         mode=contestant.mode,
-        generalist=settings.generalist if contestant.generalist else "none",
+        generalist=settings.generalist if contestant.generalist else NO_GENERALIST,
         labeled_only=True,
     )
     pool = Pool(tuple(scans.cases(labeled, [])), tuple(scans.cases([], others)), ())

@@ -23,11 +23,10 @@ from uncol.generalist.prompting import class_masks, prompt_view
 from uncol.generalist.seen import Seen, Views
 from uncol.method.recipe import Recipe
 from uncol.method.stages import Knowledge
-from uncol.types import Array
+from uncol.types import Array, Shape
 
 HIDDEN_GRID = 16  # generalist states are pooled to this many tokens per side
 REACH = 0.75  # a slice speaks for tokens up to this many token sizes away
-Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from uncol.data.crops import Shape
 from uncol.generalist.letterbox import Letterbox, plane_axes
-from uncol.types import Array
+from uncol.types import Array, Shape
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from uncol.data.masks import extent
 from uncol.data.preprocess import prepare
 from uncol.data.scan import Grid, Volume
 from uncol.inference.one_piece import Structures, keep_one_piece_
-from uncol.inference.predict import Shape, predict
-from uncol.types import Array
+from uncol.inference.predict import predict
+from uncol.types import Array, Shape
 from uncol.uncertainty.calibration import Calibration
 from uncol.uncertainty.maps import most_probable, soft_dice_confidence, temper_
 from uncol.uncertainty.measure import voxel_uncertainty

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from uncol.networks.arithmetic import fast_arithmetic
 from uncol.networks.student import StudentOutput
+from uncol.types import Shape
 from uncol.uncertainty.maps import head_disagreement
 
 logger = logging.getLogger(__name__)
 
 OVERLAP = 0.25
-Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from uncol.data.frame import Space, choose_space
 from uncol.data.prepared import CaseStore
 from uncol.data.scan import Grid, read_grid, read_scan, write_volume
 from uncol.errors import ScanError
+from uncol.generalist.models import NO_GENERALIST
 from uncol.generalist.open import open_generalist
 from uncol.inference.outputs import Segmentation
 from uncol.method.recipe import RECIPES
@@ -109,7 +110,7 @@ def missing(
     if version is not None:
         cases |= set(unlabeled) - scores_of(store.folder, version).read().keys()
         calibration = not store.folder.notes(version).calibration.exists()
-    if generalist != "none":
+    if generalist != NO_GENERALIST:
         cases |= set(everyone) - embeddings_of(store.folder, generalist).read().keys()
     return Missing(frozenset(cases), calibration)
 
@@ -184,7 +185,7 @@ def embed(
     embeddings = embeddings_of(store.folder, settings.generalist)
     done = embeddings.read()
     waiting = [case for case in cases if case.name not in done]
-    if not waiting or settings.generalist == "none":
+    if not waiting or settings.generalist == NO_GENERALIST:
         return
     space, generalist = _space(store, cases), open_generalist([], RECIPES[settings.mode], settings)
     if space is None or generalist is None:

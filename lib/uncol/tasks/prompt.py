@@ -16,7 +16,7 @@ from uncol.errors import RequestError
 from uncol.generalist.cache import EmbeddingCache
 from uncol.generalist.encode import scan_encoder
 from uncol.generalist.first_mask import first_mask, make_prompt
-from uncol.generalist.models import load_foundation_model
+from uncol.generalist.models import NO_GENERALIST, load_foundation_model
 from uncol.generalist.models.protocol import FoundationModel
 from uncol.settings import Settings
 from uncol.storage.files import GIB, file_digest
@@ -43,7 +43,7 @@ class PromptTask(InferTask):  # type: ignore[misc]
 
     def is_valid(self) -> bool:
         """Say whether a generalist is configured."""
-        return self.settings.generalist != "none"
+        return self.settings.generalist != NO_GENERALIST
 
     @cached_property
     def model(self) -> FoundationModel:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uncol.data.crops import CropMap, Shape
+from uncol.data.crops import CropMap
+from uncol.types import Shape
 
 ROTATION = math.radians(20)
 SCALE = 0.2

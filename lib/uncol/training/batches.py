@@ -15,9 +15,9 @@ from uncol.data.prepared import TrainingCase
 from uncol.generalist.pool import Generalist
 from uncol.method.stages import Crops, Knowledge
 from uncol.training.augment import draw_crop, vary_intensity
+from uncol.types import Shape
 
 FOREGROUND_SHARE = 2 / 3  # of annotated crops are centred on a labeled voxel
-Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)

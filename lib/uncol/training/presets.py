@@ -8,8 +8,8 @@ import numpy as np
 
 from uncol.data.stack import THICK
 from uncol.networks.spec import StudentSpec
+from uncol.types import Shape
 
-Shape = tuple[int, int, int]
 HALVE = (2, 2, 2)
 FLAT = (2, 2, 1)
 

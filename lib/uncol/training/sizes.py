@@ -12,8 +12,9 @@ from uncol.data.frame import Space, choose_space, make_frame
 from uncol.data.scan import Grid
 from uncol.errors import TrainingError
 from uncol.round_settings import RoundSettings
-from uncol.training.presets import PRESETS, Preset, Shape, choose_preset, crop_share, fit_preset
+from uncol.training.presets import PRESETS, Preset, choose_preset, crop_share, fit_preset
 from uncol.training.resolution import coarsen
+from uncol.types import Shape
 
 
 @dataclass(frozen=True)

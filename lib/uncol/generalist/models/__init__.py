@@ -22,21 +22,19 @@ NO_GENERALIST = "none"
 
 @dataclass(frozen=True)
 class GeneralistEntry:
-    """What a user sees of a generalist.
+    """What is known of a generalist before it is loaded.
 
     Attributes:
-        text: what it is.
         downloaded: whether its weights are downloaded; `download` in its file then says from where.
     """
 
-    text: str
     downloaded: bool
 
 
 GENERALISTS = {
-    "litemedsam": GeneralistEntry("LiteMedSAM, slice by slice; its weights are installed", False),
-    "medsam": GeneralistEntry("MedSAM (ViT-B), slice by slice; weights are downloaded", True),
-    "sam_med3d": GeneralistEntry("SAM-Med3D, whole scans; weights are downloaded", True),
+    "litemedsam": GeneralistEntry(downloaded=False),
+    "medsam": GeneralistEntry(downloaded=True),
+    "sam_med3d": GeneralistEntry(downloaded=True),
 }
 
 
