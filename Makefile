@@ -24,7 +24,7 @@ demo: $(VENV)/.ready    ## play a whole annotation session on made-up scans [STU
 
 serve: $(VENV)/.ready    ## start the server on your scans: STUDIES=DIR [LABELS=a,b PORT=8000]
 	@test -n "$(STUDIES)" || { echo "Say where your scans are: make serve STUDIES=DIR"; exit 2; }
-	PATH="$(CURDIR)/$(BIN):$$PATH" monailabel start_server --app apps/uncol --studies "$(STUDIES)" --host 127.0.0.1 --port $(PORT) $(CONF)
+	PATH="$(CURDIR)/$(BIN):$$PATH" monailabel start_server --app apps/uncol --studies "$(STUDIES)" --port $(PORT) $(CONF)
 
 serve-pacs: $(VENV)/.ready    ## start a PACS with OHIF and the server [DICOM=DIR LABELS=a,b PORT=8000]
 	$(BIN)/uncol serve-pacs --port $(PORT) $(if $(DICOM),--dicom "$(DICOM)") $(if $(LABELS),--labels "$(LABELS)")

@@ -9,6 +9,7 @@ UncolError
  +- WeightsError     weights are missing, incomplete, or not the expected ones
  +- TrainingError    a training run cannot start or continue
  +- PacsError        the PACS does not answer, or refuses a result
+ +- RealmError       the login service does not answer
  +- StorageError     a file could not be written (disk full, no permission)
 """
 
@@ -57,6 +58,12 @@ class PacsError(UncolError):
     """The PACS does not answer, or refuses; what was saved here is kept."""
 
     http_status = 502
+
+
+class RealmError(UncolError):
+    """The login service does not answer; the same request may succeed later."""
+
+    http_status = 503
 
 
 class StorageError(UncolError):

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
@@ -40,7 +41,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "one_piece": get_args(OnePiece),
 }
 NUMBERS = {"max_upload_mb": (1, 2**20), "cache_gb": (1, 2**20)}  # least and most
-KNOWN = ("labels", *CHOICES, *NUMBERS, "teacher_weights", "model_dir")
+ACCESS = ("allowed_hosts", "allowed_origins", "token_issuer", "token_audience")
+KNOWN = ("labels", *CHOICES, *NUMBERS, "teacher_weights", "model_dir", *ACCESS)
 # settings of MONAI Label's own apps, which their users pass from habit
 HABITS = frozenset(
     {
@@ -71,6 +73,11 @@ class Settings(BaseModel):
         model_dir: where versions, caches and downloaded weights are kept.
         max_upload_mb: size of the largest upload, in MiB.
         cache_gb: most GiB on disk for the generalist's embeddings, and again for prepared scans.
+        allowed_hosts: further names by which browsers know the server, as behind a proxy.
+        allowed_origins: addresses of other web applications that may use the server.
+        token_issuer: what tokens must name as their issuer; by default what the realm says.
+        token_audience: for which client tokens must be made; by default
+            `MONAI_LABEL_AUTH_CLIENT_ID`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -90,6 +97,10 @@ class Settings(BaseModel):
     model_dir: Path = REPOSITORY / "model"
     max_upload_mb: int = 2048
     cache_gb: int = 50
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    token_issuer: str | None = None
+    token_audience: str | None = None
 
     @property
     def folder(self) -> ModelFolder:
@@ -220,6 +231,22 @@ def _file(text: str) -> Path:
     return path
 
 
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip().lower() for name in text.split(",") if name.strip())
+    if any("*" in name or "/" in name for name in names):
+        raise ValueError('host names like "label.hospital.org", separated by commas; no "*".')
+    return names
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(one.strip().rstrip("/").lower() for one in text.split(",") if one.strip())
+    for origin in origins:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path:
+            raise ValueError(f'"{origin}" is not an address like "https://viewer.hospital.org".')
+    return origins
+
+
 def _folder(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
@@ -230,4 +257,8 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "labels": _labels,
     "teacher_weights": _file,
     "model_dir": _folder,
+    "allowed_hosts": _names,
+    "allowed_origins": _origins,
+    "token_issuer": str,
+    "token_audience": str,
 }

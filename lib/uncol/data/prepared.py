@@ -18,7 +18,7 @@ from uncol.data.cases import Case
 from uncol.data.frame import Frame, Space, as_tensor, make_frame
 from uncol.data.preprocess import prepare
 from uncol.data.scan import read_grid, read_scan
-from uncol.storage.files import file_digest, replacing
+from uncol.storage.files import file_digest, replacing, unchanged
 from uncol.types import Array
 
 MAX_CENTERS = 2000  # foreground voxels kept per label, to centre crops on
@@ -36,6 +36,7 @@ class TrainingCase:
         centers: foreground voxels `(n, 3)` of each label that occurs.
         spacing_mm: working voxel size.
         low: the image's minimum, used for everything outside the scan.
+        label_digest: digest of the label file that was read; empty without one.
     """
 
     name: str
@@ -45,6 +46,7 @@ class TrainingCase:
     centers: tuple[Tensor, ...]
     spacing_mm: tuple[float, float, float]
     low: float
+    label_digest: str = ""
 
     def tensor(self) -> Tensor:
         """Return the whole image `(1, I, J, K)` in memory, float32."""
@@ -94,33 +96,38 @@ class CaseStore:
         Raises:
             ScanError: the scan cannot be used.
             LabelError: the label cannot be used.
-            StorageError: the prepared scan cannot be written.
+            StorageError: the prepared scan cannot be written, or a file changes all the time.
         """
         frame = make_frame(read_grid(case.image, case=case.name), self.space)
-        key = self._key(case)
+        key = self._key(file_digest(case.image))
         path = self.folder / f"{key}.npy"
         if not path.exists():
-            scan = read_scan(case.image, case=case.name)
+            scan, digest = unchanged(case.image, lambda: read_scan(case.image, case=case.name))
+            key = self._key(digest)
+            path = self.folder / f"{key}.npy"
             prepared = prepare(scan, self.space, self.modality)
             _save(path, prepared.image.numpy().astype(np.float16))
         image = _mapped(path)
-        label = self._label(case, key, frame)
+        label, label_digest = self._label(case, key, frame)
         centers = _centers(label, self.labels)
         spacing = frame.working.spacing_mm
-        return TrainingCase(case.name, key, image, label, centers, spacing, float(image.min()))
+        low = float(image.min())
+        return TrainingCase(case.name, key, image, label, centers, spacing, low, label_digest)
 
-    def _label(self, case: Case, key: str, frame: Frame) -> Array | None:
+    def _label(self, case: Case, key: str, frame: Frame) -> tuple[Array | None, str]:
         if case.label is None:
-            return None
-        mapped = read_annotation(case, frame.scan, self.labels)
+            return None, ""
+        mapped, digest = unchanged(
+            case.label, lambda: read_annotation(case, frame.scan, self.labels)
+        )
         made_of = f"{key} {hashlib.sha256(mapped.tobytes()).hexdigest()}"
         path = self.folder / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.label.npy"
         if not path.exists():
             _save(path, frame.to_working(as_tensor(mapped), nearest=True).numpy())
-        return _mapped(path)
+        return _mapped(path), digest
 
-    def _key(self, case: Case) -> str:
-        made_of = f"{(self.space, self.modality)!r} {file_digest(case.image)}"
+    def _key(self, digest: str) -> str:
+        made_of = f"{(self.space, self.modality)!r} {digest}"
         return hashlib.sha256(made_of.encode()).hexdigest()[:32]
 
 

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import Opener
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
@@ -27,6 +28,8 @@ DAMAGED = (
 # ITK keeps physical space in LPS+, we (and nibabel) in RAS+.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MAX_VOXELS = 2**29  # 512 x 512 x 2048; read as float32 that is 2 GiB
+MAX_BYTES = 2**32  # of voxels as stored, all components of each
+MAX_OFFSET = 2**24  # bytes before a NIfTI's voxels
 POSSIBLE_SPACING_MM = (1e-3, 100.0)  # the range that scanners produce
 RGB_TO_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601 luma
 
@@ -201,25 +204,7 @@ def _read(path: Path, name: str, error_class: type[UncolError], kind: str) -> Vo
 
 
 def _grid(path: Path, name: str, error_class: type[UncolError], kind: str) -> Grid:
-    if not path.is_file():
-        raise error_class(f"The {kind} file of case '{name}' is missing: {path}.")
-    try:
-        if file_extension(path) in NIFTI:
-            image = nib.load(str(path))
-            shape, affine = image.shape, np.asarray(image.affine, dtype=np.float64)
-        else:
-            reader = sitk.ImageFileReader()
-            reader.SetFileName(str(path))
-            reader.ReadImageInformation()
-            shape, affine = reader.GetSize(), affine_from_itk(reader)
-    except DAMAGED as error:
-        raise error_class(damaged(kind, name, path, error)) from error
-    voxels = math.prod(int(size) for size in shape)
-    if voxels > MAX_VOXELS:
-        raise error_class(
-            f"The {kind} of case '{name}' says it has {_by(shape)} voxels ({path}); "
-            f"at most {MAX_VOXELS:,} are read. Crop or resample it, or export it again."
-        )
+    shape, affine = _stated(path, name, error_class, kind)
     sizes = [int(size) for size in (*shape, 1)[:3]]
     grid = Grid((sizes[0], sizes[1], sizes[2]), affine)
     least, most = POSSIBLE_SPACING_MM
@@ -230,6 +215,60 @@ def _grid(path: Path, name: str, error_class: type[UncolError], kind: str) -> Gr
             f"{least:g} and {most:g} mm is possible. Export it with its true voxel size."
         )
     return grid
+
+
+def check_size(path: Path, name: str, error_class: type[UncolError], kind: str) -> None:
+    """Refuse a file by its header alone, before its voxels fill the memory.
+
+    Args:
+        path: the file.
+        name: the case, for messages.
+        error_class: raised if the file is missing, damaged or too large.
+        kind: `scan` or `label`, for messages.
+    """
+    _stated(path, name, error_class, kind)
+
+
+def _stated(
+    path: Path, name: str, error_class: type[UncolError], kind: str
+) -> tuple[Sequence[int], Array]:
+    """Return the shape and affine that a file's header states."""
+    if not path.is_file():
+        raise error_class(f"The {kind} file of case '{name}' is missing: {path}.")
+    try:
+        if file_extension(path) in NIFTI:
+            _check_offset(path)
+            image = nib.load(str(path))
+            shape, affine = image.shape, np.asarray(image.affine, dtype=np.float64)
+            value_bytes = image.get_data_dtype().itemsize
+        else:
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(path))
+            reader.ReadImageInformation()
+            shape, affine = reader.GetSize(), affine_from_itk(reader)
+            value_bytes = reader.GetNumberOfComponents()
+    except DAMAGED as error:
+        raise error_class(damaged(kind, name, path, error)) from error
+    voxels = math.prod(int(size) for size in shape)
+    if voxels > MAX_VOXELS or voxels * value_bytes > MAX_BYTES:
+        raise error_class(
+            f"The {kind} of case '{name}' says it has {_by(shape)} voxels of {value_bytes} bytes "
+            f"or components ({path}); at most {MAX_VOXELS:,} voxels and {MAX_BYTES:,} bytes are "
+            "read. Crop or resample it, or export it again."
+        )
+    return shape, affine
+
+
+def _check_offset(path: Path) -> None:
+    """Refuse a header whose extension alone would fill the memory; nibabel reads all of it."""
+    with Opener(str(path)) as stream:
+        block = stream.read(nib.Nifti2Header.template_dtype.itemsize)
+    for kind in (nib.Nifti1Header, nib.Nifti2Header):
+        size = kind.template_dtype.itemsize
+        if len(block) >= size:
+            header = kind(block[:size], check=False)
+            if int(header["sizeof_hdr"]) == size and float(header["vox_offset"]) > MAX_OFFSET:
+                raise ValueError("its header extension is larger than any real one")
 
 
 def _by(shape: Sequence[int]) -> str:
@@ -251,6 +290,8 @@ def _read_nifti(path: Path) -> tuple[Array, Array]:
         raise ImageFileError("not a NIfTI file")
     if image.get_data_dtype().fields is not None:
         raise ValueError("colour (RGB) NIfTI is not supported")
+    if image.get_data_dtype().kind == "c":
+        raise ValueError("its values are complex numbers")
     array = np.asanyarray(image.dataobj)
     return array, np.asarray(image.affine, dtype=np.float64)
 

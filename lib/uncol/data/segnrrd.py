@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from uncol.data.scan import DAMAGED, Grid, Volume, affine_from_itk, damaged
+from uncol.data.scan import DAMAGED, Grid, Volume, affine_from_itk, check_size, damaged
 from uncol.errors import LabelError
 from uncol.types import Array
 
@@ -32,6 +32,7 @@ def read_seg_nrrd(path: Path, *, case: str) -> tuple[Volume, dict[str, int]]:
     Raises:
         LabelError: the file is damaged, has no segments, or two of them overlap.
     """
+    check_size(path, case, LabelError, "label")
     try:
         image = sitk.ReadImage(str(path))
     except DAMAGED as error:

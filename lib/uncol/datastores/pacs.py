@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.dataset import Dataset
 
 from uncol.data.labels import segment_values
 from uncol.data.scan import read_label, write_volume
-from uncol.datastores.pacs_mirror import PATIENCE_S, SCAN, PacsMirror, scratch
-from uncol.datastores.studies import NEEDS_PACS
+from uncol.datastores.pacs_fetch import scratch
+from uncol.datastores.pacs_mirror import PATIENCE_S, SCAN, PacsMirror
+from uncol.datastores.pacs_state import LabelState, StoredResult
+from uncol.datastores.studies import FINAL, NEEDS_PACS
 from uncol.dicom.inbox import Inbox
 from uncol.dicom.parametric_map import write_map
 from uncol.dicom.segmentation import (
@@ -39,12 +40,11 @@ from uncol.dicom.segmentation import (
 )
 from uncol.dicom.series import Series
 from uncol.dicom.web import Entry, Pacs
-from uncol.errors import LabelError, PacsError, RequestError, ScanError, UncolError
+from uncol.errors import PacsError, RequestError, StorageError, UncolError
 from uncol.types import Array
 
 logger = logging.getLogger(__name__)
 
-FINAL = DefaultLabelTag.FINAL
 REMOVED = "removed"  # tag of labels whose segmentation somebody deleted in the PACS
 LONGEST_WAIT_S = 120.0  # between two attempts to store a label that the PACS did not accept
 
@@ -52,7 +52,7 @@ LONGEST_WAIT_S = 120.0  # between two attempts to store a label that the PACS di
 class PacsDatastore(PacsMirror):
     """The scans of a PACS, with labels and results kept there too.
 
-    Besides what the mirror keeps, a case's info holds the UIDs of its `segmentations` in the order
+    Besides what the mirror keeps, a case's state holds the UIDs of its `segmentations` in the order
     they arrived, the student's `results` by kind, and in `label_refused` why the latest
     segmentation is not used.
     """
@@ -70,6 +70,7 @@ class PacsDatastore(PacsMirror):
         self._inbox = Inbox(pacs, Path(folder) / "segmentations.jsonl")
         self._failures: Counter[str] = Counter()  # of storing a case's label
         self._again_at: dict[str, float] = {}
+        self._missed: set[str] = set()  # segmentations that the last list lacked
         super().__init__(folder, pacs, **options)
 
     @contextmanager
@@ -95,17 +96,18 @@ class PacsDatastore(PacsMirror):
         with self._exchange:
             super().save_label(image_id, label_filename, label_tag, label_info)
             if label_tag == FINAL:
-                self.update_label_info(image_id, FINAL, {"pacs": "waiting"})
+                self._change(image_id, label=LabelState(pacs="waiting"))
                 self._send(image_id)
         return image_id
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label, also from the PACS if it allows that."""
         with self._exchange:
-            info = self.get_label_info(label_id, label_tag)
-            if label_tag == FINAL and info.get("pacs") == "stored":
-                study = self.get_image_info(label_id)["StudyInstanceUID"]
-                self._pacs.withdraw(study, info["SeriesInstanceUID"])
+            state = self._states.get(label_id)
+            if label_tag == FINAL and state is not None and state.label is not None:
+                if state.label.pacs == "stored" and state.label.series in state.segmentations:
+                    self._pacs.withdraw(state.study_uid, state.label.series)
+                self._change(label_id, label=None)
             super().remove_label(label_id, label_tag)
 
     # --- results of the student ---
@@ -145,23 +147,16 @@ class PacsDatastore(PacsMirror):
             student = ResultOrigin(STUDENT, f"UnCoL label, model {version}", version)
             made[STUDENT] = write_segmentation(label, self._labels, series, student)
         with self._exchange:
-            before: dict[str, dict[str, str]] = self.get_image_info(image_id).get("results", {})
+            before = self._state(image_id).results
             for kind, dataset in made.items():
                 if kind in before:
                     dataset.PredecessorDocumentsSequence = [_reference(before[kind], series)]
                 self._pacs.store(dataset)
-            results = {
-                kind: {
-                    "series": str(one.SeriesInstanceUID),
-                    "instance": str(one.SOPInstanceUID),
-                    "class": str(one.SOPClassUID),
-                }
-                for kind, one in made.items()
-            }
-            self.update_image_info(image_id, {"results": results})
+            results = {kind: _result(one) for kind, one in made.items()}
+            self._change(image_id, results=results)
             for one in before.values():
-                self._pacs.withdraw(series.study_uid, one["series"])
-        return {kind.lower(): one["series"] for kind, one in results.items()}
+                self._pacs.withdraw(series.study_uid, one.series)
+        return {kind.lower(): one.series for kind, one in results.items()}
 
     def segmentation(
         self, image_id: str, label_filename: str, label_info: Sequence[Mapping[str, Any]]
@@ -195,11 +190,12 @@ class PacsDatastore(PacsMirror):
         until = time.monotonic() + PATIENCE_S
         self._send_waiting(until)
         self._retire_deleted(listed)
+        states = self._states.all()
         seen: set[str] = set()
-        for case in self._datastore.objects.values():
-            seen.update(case.image.info.get("segmentations", []))
-            seen.update(one["series"] for one in case.image.info.get("results", {}).values())
-        for entry, image in self._inbox.news(listed, seen, self._datastore.objects, until=until):
+        for state in states.values():
+            seen.update(state.segmentations)
+            seen.update(one.series for one in state.results.values())
+        for entry, image in self._inbox.news(listed, seen, states, until=until):
             if time.monotonic() > until:
                 return
             self._take_up_one(entry, image)
@@ -210,21 +206,28 @@ class PacsDatastore(PacsMirror):
         try:
             dataset = latest(self._pacs.images(entry.study_uid, entry.uid))
             array, segments = read_segmentation(dataset, self.series(image).grid)
-            self._keep(image, array, segments, _origin(entry, dataset))
+            self._keep(image, array, segments, _origin(dataset))
             logger.info("Segmentation %s is now the label of case '%s'", entry.uid, image)
-        except (LabelError, ScanError, PacsError) as error:
+        except Exception as error:  # one odd object must not hold up all others
             if isinstance(error, PacsError) and not self._inbox.failed(entry, error):
                 return  # the next attempt may succeed
+            if isinstance(error, OSError | StorageError):
+                logger.error("Segmentation %s waits: %s", entry.uid, error)
+                return
+            if not isinstance(error, UncolError):
+                logger.exception("Segmentation %s", entry.uid)
             refused = f"Segmentation '{entry.tags['SeriesDescription']}' is not used: {error}"
             logger.warning("%s", refused)
-        seen = [*self._datastore.objects[image].image.info.get("segmentations", []), entry.uid]
-        self.update_image_info(image, {"segmentations": seen, "label_refused": refused})
+        state = self._state(image)
+        label = state.label if refused else LabelState(pacs="stored", series=entry.uid, listed=True)
+        seen = (*state.segmentations, entry.uid)
+        self._change(image, segmentations=seen, label_refused=refused, label=label)
 
     def _keep(
         self, image: str, array: Array, segments: dict[str, int], info: dict[str, Any]
     ) -> None:
         listed = [{"name": name, "idx": number} for name, number in segments.items()]
-        with scratch(self._datastore_path) as folder:
+        with scratch(Path(self._datastore_path)) as folder:
             path = folder / f"{image}{SCAN}"
             write_volume(path, array.astype(np.uint8), self.series(image).grid)
             super().save_label(image, str(path), FINAL, {**info, "label_info": listed})
@@ -233,31 +236,35 @@ class PacsDatastore(PacsMirror):
         """Store a submitted label in the PACS; it stays marked as waiting if that fails."""
         try:
             uid = self._store(image)
-        except UncolError as error:
+        except Exception as error:  # a label that cannot be sent must not hold up anything else
+            if not isinstance(error, UncolError):
+                logger.exception("The label of case '%s'", image)
             self._failures[image] += 1
             wait = min(2.0 ** self._failures[image], LONGEST_WAIT_S)
             self._again_at[image] = time.monotonic() + wait
             logger.error("The label of case '%s' is not in the PACS yet: %s", image, error)
             return
         self._failures.pop(image, None)
-        seen = [*self.get_image_info(image).get("segmentations", []), uid]
-        self.update_image_info(image, {"segmentations": seen, "label_refused": ""})
-        stored = {"pacs": "stored", "SeriesInstanceUID": uid, "listed": False}
-        self.update_label_info(image, FINAL, stored)
+        seen = (*self._state(image).segmentations, uid)
+        stored = LabelState(pacs="stored", series=uid)
+        self._change(image, segmentations=seen, label_refused="", label=stored)
 
     def _store(self, image: str) -> str:
         info = self.get_label_info(image, FINAL)
         array = read_label(self.get_label_uri(image, FINAL), case=image).array
         segments = {one["name"]: one["idx"] for one in info["label_info"]}
         source = ResultOrigin(LABEL, "UnCoL label", author=str(info.get("user") or ""))
-        dataset = write_segmentation(array, segments, self.series(image), source)
+        series = self.series(image)
+        dataset = write_segmentation(array, segments, series, source)
+        before = self._state(image).segmentations
+        if before:  # writers' clocks differ; this says which label is the later one
+            dataset.PredecessorDocumentsSequence = [_after(before[-1], series)]
         self._pacs.store(dataset)
         return str(dataset.SeriesInstanceUID)
 
     def _send_waiting(self, until: float) -> None:
-        for image, case in list(self._datastore.objects.items()):
-            label = case.labels.get(FINAL)
-            waiting = label is not None and label.info.get("pacs") == "waiting"
+        for image, state in self._states.all().items():
+            waiting = state.label is not None and state.label.pacs == "waiting"
             now = time.monotonic()
             if waiting and now < until and now >= self._again_at.get(image, now):
                 self._send(image)
@@ -265,44 +272,71 @@ class PacsDatastore(PacsMirror):
     def _retire_deleted(self, listed: dict[str, Entry]) -> None:
         """Retire labels whose segmentation was deleted; the one before it, if any, counts again.
 
-        Only a segmentation that was listed before can count as deleted: one that was stored a
-        moment ago may not be listed yet.
+        Only a segmentation that was listed before, and then missed twice, counts as deleted: one
+        that was stored a moment ago may not be listed yet, and a PACS may answer with an empty
+        list once.
         """
-        for image, case in list(self._datastore.objects.items()):
-            label = case.labels.get(FINAL)
-            if label is None or label.info.get("pacs") != "stored":
+        for image, state in self._states.all().items():
+            label = state.label
+            if label is None or label.pacs != "stored":
                 continue
-            if label.info["SeriesInstanceUID"] in listed:
-                if not label.info.get("listed"):
-                    self.update_label_info(image, FINAL, {"listed": True})
-                continue
-            if not label.info.get("listed"):
-                continue
-            logger.warning("The segmentation of case '%s' was deleted in the PACS", image)
-            path = self.get_label_uri(image, FINAL)
-            super().save_label(image, path, REMOVED, dict(label.info))
-            super().remove_label(image, FINAL)
-            left = [uid for uid in case.image.info.get("segmentations", []) if uid in listed]
-            self.update_image_info(image, {"segmentations": left[:-1]})  # the last is read again
+            if label.series in listed:
+                self._missed.discard(label.series)
+                if not label.listed:
+                    self._change(image, label=label.model_copy(update={"listed": True}))
+            elif label.listed and label.series not in self._missed:
+                self._missed.add(label.series)
+            elif label.listed:
+                logger.warning("The segmentation of case '%s' was deleted in the PACS", image)
+                self._retire(image)
+                left = tuple(uid for uid in state.segmentations if uid in listed)
+                self._change(image, segmentations=left[:-1], label=None)  # the last is read again
+
+    def _retire(self, image: str) -> None:
+        """Take a submitted label back; it is kept under the tag `removed`."""
+        path = self.get_label_uri(image, FINAL)
+        if path and Path(path).exists():
+            info = dict(super().get_label_info(image, FINAL))
+            super().save_label(image, path, REMOVED, info)
+        super().remove_label(image, FINAL)
+
+    def _scan_changed(self, uid: str) -> None:
+        """Read the label of a scan that has grown again, on all of its slices."""
+        state = self._state(uid)
+        if state.label is not None and state.label.pacs == "stored":
+            self._retire(uid)
+            self._change(uid, segmentations=state.segmentations[:-1], label=None)
 
 
-def _origin(entry: Entry, dataset: Dataset) -> dict[str, Any]:
+def _origin(dataset: Dataset) -> dict[str, Any]:
     return {
-        "pacs": "stored",
-        "SeriesInstanceUID": entry.uid,
-        "listed": True,
         "user": str(dataset.get("ContentCreatorName") or ""),
         "made_with": str(dataset.get("ManufacturerModelName") or dataset.get("Manufacturer") or ""),
     }
 
 
-def _reference(before: dict[str, str], series: Series) -> Dataset:
+def _result(made: Dataset) -> StoredResult:
+    return StoredResult(
+        series=str(made.SeriesInstanceUID),
+        instance=str(made.SOPInstanceUID),
+        sop_class=str(made.SOPClassUID),
+    )
+
+
+def _reference(before: StoredResult, series: Series) -> Dataset:
     """Return a reference to an earlier result (PredecessorDocumentsSequence, PS3.3 C.17.2)."""
-    instance, of_series, of_study = Dataset(), Dataset(), Dataset()
-    instance.ReferencedSOPClassUID = before["class"]
-    instance.ReferencedSOPInstanceUID = before["instance"]
-    of_series.SeriesInstanceUID = before["series"]
-    of_series.ReferencedSOPSequence = [instance]
+    instance = Dataset()
+    instance.ReferencedSOPClassUID = before.sop_class
+    instance.ReferencedSOPInstanceUID = before.instance
+    reference = _after(before.series, series)
+    reference.ReferencedSeriesSequence[0].ReferencedSOPSequence = [instance]
+    return reference
+
+
+def _after(earlier_series: str, series: Series) -> Dataset:
+    """Return a reference to an earlier series of results, of which the instance is not known."""
+    of_series, of_study = Dataset(), Dataset()
+    of_series.SeriesInstanceUID = earlier_series
     of_study.StudyInstanceUID = series.study_uid
     of_study.ReferencedSeriesSequence = [of_series]
     return of_study

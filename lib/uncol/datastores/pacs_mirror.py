@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +17,28 @@ import numpy as np
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel
 
-from uncol.data.scan import write_volume
-from uncol.datastores.studies import UncolDatastore
-from uncol.dicom.series import Series, read_headers, read_series
+from uncol.datastores.pacs_fetch import fetch
+from uncol.datastores.pacs_state import ScanState, from_notes
+from uncol.datastores.studies import FINAL, UncolDatastore
+from uncol.dicom.series import Series, read_headers
 from uncol.dicom.web import Entry, Pacs
 from uncol.errors import RequestError, ScanError, StorageError, UncolError
-from uncol.types import Array
+from uncol.storage.plain import plain_name
+from uncol.storage.records import Records
 
 logger = logging.getLogger(__name__)
 
 FRESH_S = (1.0, 30.0)  # shortest and longest pause between two queries of the PACS
 SHARE = 20  # in between: this many times what the last query took, to spare a slow PACS
 PATIENCE_S = 5.0  # longest exchange with the PACS in one request; the rest is left to the next
+SETTLED_S = 10.0  # a series that has grown since is taken for whole
 SCAN = ".nii.gz"
 GONE = "It is no longer in the PACS."
+GROWN = "It has grown in the PACS and is fetched again; check its label."
 
 
 class PacsMirror(UncolDatastore):
-    """Scans only. A case's id is its SeriesInstanceUID; its info holds what the PACS lists of it.
+    """Scans only. A case's id is its SeriesInstanceUID; what the server knows of it is its state.
 
     If a scan cannot be used, its info says why in `unusable`.
     """
@@ -48,11 +50,20 @@ class PacsMirror(UncolDatastore):
             folder: where scans, labels and the index are kept.
             pacs: the PACS.
             options: as for `UncolDatastore`.
+
+        Raises:
+            StorageError: the folder cannot be read or written.
         """
         self._pacs = pacs
         self._exchange = threading.RLock()  # one exchange with the PACS at a time
         self._next_at = 0.0
+        self._grew_at: dict[str, float] = {}
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self._states: Records[ScanState] = Records(
+            Path(folder) / "pacs.sqlite", ScanState, read_only=bool(options.get("read_only"))
+        )
         super().__init__(folder, **options)
+        self._take_over_notes()
 
     def name(self) -> str:
         """Return the URL of the PACS."""
@@ -78,10 +89,28 @@ class PacsMirror(UncolDatastore):
         return self._usable(super().get_unlabeled_images(label_tag, labels))
 
     def json(self) -> dict[str, Any]:
-        """Return the whole index."""
+        """Return the whole index, with what the server knows of each scan."""
         self.synchronize()
         index: dict[str, Any] = super().json()
+        for uid, state in self._states.all().items():
+            item = index["objects"].get(uid)
+            if item is not None:
+                item["image"]["info"] |= state.told(uid)
+                if FINAL in item["labels"]:
+                    item["labels"][FINAL]["info"] |= state.told_of_label()
         return index
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """Return the notes on a scan, and what the server knows of it."""
+        info: dict[str, Any] = super().get_image_info(image_id)
+        state = self._states.get(image_id)
+        return {**info, **state.told(image_id)} if info and state else info
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        """Return the notes on a label, and for a submitted one where it is."""
+        info: dict[str, Any] = dict(super().get_label_info(label_id, label_tag))
+        state = self._states.get(label_id)
+        return {**info, **state.told_of_label()} if info and state and label_tag == FINAL else info
 
     def get_image_uri(self, image_id: str) -> str:
         """Return the path of a scan as NIfTI, fetched from the PACS the first time.
@@ -121,7 +150,8 @@ class PacsMirror(UncolDatastore):
         if self._frozen or time.monotonic() < self._next_at:
             return
         if not self._exchange.acquire(timeout=PATIENCE_S):
-            return  # another request is querying
+            self._next_at = time.monotonic() + FRESH_S[1]  # others need not wait for a slow PACS
+            return
         try:
             if time.monotonic() >= self._next_at:
                 self._try_to_ask()
@@ -133,10 +163,35 @@ class PacsMirror(UncolDatastore):
         self._next_at = 0.0
         self.synchronize()
 
+    def series(self, image_id: str) -> Series:
+        """Return a scan's DICOM headers with its grid, fetched with the scan.
+
+        Raises:
+            ScanError, PacsError, StorageError: the scan could not be fetched.
+        """
+        self.get_image_uri(image_id)
+        return read_headers(self._headers(image_id), case=image_id)
+
+    def _state(self, image_id: str) -> ScanState:
+        """Return what is known of a scan.
+
+        Raises:
+            RequestError: there is no such scan.
+        """
+        state = self._states.get(image_id)
+        if state is None:
+            raise RequestError(f"There is no case '{image_id}' in the PACS.")
+        return state
+
+    def _change(self, image_id: str, **changes: Any) -> None:
+        """Keep something new about a scan."""
+        if not self._frozen:
+            self._states.put({image_id: self._state(image_id).model_copy(update=changes)})
+
     def _try_to_ask(self) -> None:
         try:
             took = self._ask()
-        except UncolError as error:
+        except (UncolError, OSError) as error:
             took = FRESH_S[1]
             logger.warning("%s", error)
         self._next_at = time.monotonic() + float(np.clip(SHARE * took, *FRESH_S))
@@ -150,59 +205,61 @@ class PacsMirror(UncolDatastore):
         return took
 
     def _take_up(self, listed: dict[str, Entry]) -> None:
-        objects = self._datastore.objects
-        gone = {uid for uid in objects.keys() - listed.keys() if not _is_gone(objects[uid])}
-        back = {uid for uid in objects.keys() & listed.keys() if _is_gone(objects[uid])}
-        fresh = listed.keys() - objects.keys()
-        if not gone | back | fresh:
+        known = self._states.all()
+        changed: dict[str, ScanState] = {}
+        for uid, state in known.items():
+            if uid not in listed and state.unusable != GONE:
+                # kept, with its label, in case it comes back
+                changed[uid] = state.model_copy(update={"unusable": GONE})
+            elif uid in listed and state.unusable == GONE:
+                changed[uid] = state.model_copy(update={"unusable": ""})
+        fresh = listed.keys() - known.keys()
+        for uid in fresh:
+            changed[uid] = ScanState(study_uid=listed[uid].study_uid, tags=listed[uid].tags)
+        self._states.put(changed)
+        missing = [uid for uid in self._states.all() if uid not in self._datastore.objects]
+        if missing:
+            with self._guard:
+                for uid in missing:
+                    data = DataModel(info={"name": f"{uid}{SCAN}"}, ext=SCAN)
+                    self._datastore.objects[uid] = ImageLabelModel(image=data)
+                self._update_datastore_file()
+        for uid in listed.keys() & known.keys():
+            self._compare(uid, known[uid].count, listed[uid].count)
+
+    def _compare(self, uid: str, fetched: int | None, listed: int | None) -> None:
+        """Fetch a series again that has grown since it was fetched."""
+        if fetched is None or listed is None or listed <= fetched:
             return
-        with self._guard:
-            for uid in gone:  # kept, with its label, in case it comes back
-                objects[uid].image.info["unusable"] = GONE
-            for uid in back:
-                objects[uid].image.info["unusable"] = ""
-            for uid in fresh:
-                entry = listed[uid]
-                info = {**entry.tags, "SeriesInstanceUID": uid, "StudyInstanceUID": entry.study_uid}
-                info["name"] = f"{uid}{SCAN}"
-                objects[uid] = ImageLabelModel(image=DataModel(info=info, ext=SCAN))
-            self._update_datastore_file()
+        logger.warning("Series %s has grown from %s to %s images", uid, fetched, listed)
+        self._grew_at[uid] = time.monotonic()
+        self._forget(uid)
+        self._change(uid, count=None, unusable="", label_refused=GROWN)
+        self._scan_changed(uid)
 
-    def series(self, image_id: str) -> Series:
-        """Return a scan's DICOM headers with its grid, fetched with the scan.
+    def _scan_changed(self, uid: str) -> None:
+        """Do what a label needs whose scan is another one now."""
 
-        Raises:
-            ScanError, PacsError, StorageError: the scan could not be fetched.
-        """
-        self.get_image_uri(image_id)
-        return read_headers(self._headers(image_id), case=image_id)
+    def _forget(self, uid: str) -> None:
+        """Remove the mirrored files of a scan."""
+        path = self.image_file(plain_name(uid, "series"), SCAN)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            path.unlink(missing_ok=True)
+            shutil.rmtree(self._headers(uid), ignore_errors=True)
 
     def _headers(self, image_id: str) -> Path:
-        return Path(self._datastore_path) / "headers" / image_id
+        return Path(self._datastore_path) / "headers" / plain_name(image_id, "series")
 
     def _fetch(self, image_id: str, path: Path) -> None:
-        info = self._datastore.objects[image_id].image.info
-        with FileLock(path.with_name(f".{path.name}.lock")), scratch(self._datastore_path) as work:
+        with FileLock(path.with_name(f".{path.name}.lock")):
             if path.exists():  # another process has fetched it meanwhile
                 return
-            received = work / "received"
-            received.mkdir()
             try:
-                for number, one in enumerate(self._pacs.images(info["StudyInstanceUID"], image_id)):
-                    one.save_as(received / f"{number:05d}.dcm", write_like_original=False)
-                volume, series = read_series(received, case=image_id)
-                write_volume(work / path.name, _compact(volume.array), volume.grid)
-                headers = work / "headers"
-                headers.mkdir()
-                for number, header in enumerate(series.headers):
-                    header.save_as(headers / f"{number:05d}.dcm")
-                self._headers(image_id).parent.mkdir(exist_ok=True)
-                # left by a fetch that was killed between the two renames
-                shutil.rmtree(self._headers(image_id), ignore_errors=True)
-                headers.rename(self._headers(image_id))
-                (work / path.name).rename(path)
+                study = self._state(image_id).study_uid
+                count = fetch(self._pacs, study, image_id, path, self._headers(image_id))
+                self._change(image_id, count=count)
             except ScanError as error:
-                self.update_image_info(image_id, {"unusable": str(error)})
+                self._change(image_id, unusable=str(error))
                 logger.warning("%s", error)
                 raise
             except OSError as error:
@@ -211,8 +268,29 @@ class PacsMirror(UncolDatastore):
                 ) from error
 
     def _usable(self, names: Sequence[str]) -> list[str]:
-        objects = self._datastore.objects
-        return [n for n in names if n in objects and not objects[n].image.info.get("unusable")]
+        states, now = self._states.all(), time.monotonic()
+        return [
+            name
+            for name in names
+            if name in states
+            and not states[name].unusable
+            and now - self._grew_at.get(name, float("-inf")) > SETTLED_S
+        ]
+
+    def _take_over_notes(self) -> None:
+        """Take over what an earlier version kept of scans in the index."""
+        if self._frozen:
+            return
+        with self._guard:
+            taken: dict[str, ScanState] = {}
+            for uid, case in self._datastore.objects.items():
+                label = case.labels.get(FINAL)
+                state = from_notes(uid, case.image.info, label.info if label else None)
+                if state is not None and self._states.get(uid) is None:
+                    taken[uid] = state
+            if taken:
+                self._states.put(taken)
+                self._update_datastore_file()
 
     def _add_non_existing_images(self) -> int:
         self._init_from_datastore_file()
@@ -222,25 +300,8 @@ class PacsMirror(UncolDatastore):
         gone = 0
         for image, case in self._datastore.objects.items():
             for tag, label in list(case.labels.items()):
-                name = self._filename(image, label.ext)
-                if not (Path(self._datastore.label_path(tag)) / name).exists():
+                name = plain_name(image, "series")
+                if not self.label_file(name, plain_name(tag, "label tag"), label.ext).exists():
                     del case.labels[tag]
                     gone += 1
         return gone
-
-
-def _is_gone(case: ImageLabelModel) -> bool:
-    return bool(case.image.info.get("unusable") == GONE)
-
-
-@contextmanager
-def scratch(folder: str) -> Iterator[Path]:
-    """Yield a temporary folder beside the scans, so that files can be renamed into place."""
-    with tempfile.TemporaryDirectory(prefix=".incoming-", dir=folder) as name:
-        yield Path(name)
-
-
-def _compact(array: Array) -> Array:
-    """Return the array as int16, half the size, if that changes no value."""
-    small = array.astype(np.int16)
-    return small if np.array_equal(small, array) else array

@@ -35,6 +35,8 @@ def cases_of(store: Datastore) -> list[Case]:
             cases.append(case_of(store, name))
         except UncolError as error:
             logger.warning("Left out: %s", error)
+        except Exception:  # one odd scan must not hold up all others
+            logger.exception("Left out: '%s'", name)
     return cases
 
 

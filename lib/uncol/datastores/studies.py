@@ -1,62 +1,45 @@
 """The studies folder as a datastore that checks what it takes and never half-writes.
 
-It mends defects of MONAI Label 0.8.5's `LocalDatastore`, each tested in
-tests/integration/test_mends.py:
+Further defects of MONAI Label 0.8.5's `LocalDatastore` that it mends:
 
-- ids and tags are joined into paths unchecked (`tag=../../evil` writes outside the folder);
-- labels are copied straight onto the old file, and the index is rewritten in place;
-- an image uploaded under an existing id replaces that case, and its label is forgotten;
-- a child process that loaded the index rewrites it from its stale copy;
-- readers see a half-filled index while the folder's watcher rebuilds it;
-- `_to_id` removes the extension wherever it occurs in a name.
+- labels are copied straight onto the old file;
+- an image uploaded under an existing id replaces that case, and its label is forgotten.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 import logging
 import os
 import shutil
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock
-from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
+from monailabel.datastore.local import DataModel, ImageLabelModel
 from monailabel.interfaces.datastore import DefaultLabelTag
 
 from uncol.data.annotation import grid_mismatch
 from uncol.data.labels import MARKS, map_label
 from uncol.data.scan import file_extension, read_grid, read_scan, write_volume
+from uncol.datastores.folder import StudiesFolder
 from uncol.datastores.history import History
-from uncol.datastores.submitted import check_name, read_submitted
+from uncol.datastores.submitted import read_submitted
 from uncol.errors import LabelError, RequestError, StorageError
 from uncol.storage.files import file_digest
+from uncol.storage.plain import PlainName, check_notes, plain_name, shown
 from uncol.types import Array
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 NEEDS_PACS = "to_pacs needs a case of a server whose --studies is a PACS."
+FINAL = PlainName(DefaultLabelTag.FINAL.value)
 
 
-def _guarded(reader: Callable[..., T]) -> Callable[..., T]:
-    """Return a reader of the index that waits while another thread changes it."""
-
-    @functools.wraps(reader)
-    def read(self: UncolDatastore, *arguments: Any, **named: Any) -> T:
-        with self._guard:
-            return reader(self, *arguments, **named)
-
-    return read
-
-
-class UncolDatastore(LocalDatastore):  # type: ignore[misc]
+class UncolDatastore(StudiesFolder):
     """A folder of scans that knows the app's labels.
 
     Attributes:
@@ -72,12 +55,11 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
             folder: the folder; made if missing.
             labels: the app's labels, to which submitted ones are mapped.
             options: passed on to `LocalDatastore`.
+
+        Raises:
+            StorageError: the folder cannot be read or written.
         """
         self._labels = labels
-        self._guard = threading.RLock()
-        self._frozen = bool(options.get("read_only"))
-        self._patient: int | None = None  # the thread that writes the index later
-        self._unwritten = False
         self.history = History(Path(folder))
         super().__init__(folder, **options)
 
@@ -94,22 +76,6 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         """
         raise RequestError(NEEDS_PACS)
 
-    @contextmanager
-    def taking_up_many(self) -> Iterator[None]:
-        """Let this thread write the index once after many changes, instead of at each of them.
-
-        For one thread at a time, and never for what a person sent: after a crash before the end,
-        the next start finds the files, but their info is lost.
-        """
-        self._patient = threading.get_ident()
-        try:
-            yield
-        finally:
-            self._patient = None
-            with self._guard:
-                if self._unwritten:
-                    self._update_datastore_file()
-
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Add a scan after checking that it can be read.
 
@@ -118,11 +84,11 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
             RequestError: the id cannot be a file name, or another scan has it.
             StorageError: it could not be written.
         """
-        name = image_id or self._to_id(os.path.basename(image_filename))[0]
-        check_name(name, "image id")
+        own, extension = self._to_id(os.path.basename(image_filename))
+        name = plain_name(image_id or own, "image id")
+        notes = check_notes(image_info or {})
         read_scan(image_filename, case=name)
-        extension = self._to_id(os.path.basename(image_filename))[1]
-        target = Path(self._datastore.image_path()) / self._filename(name, extension)
+        target = self.image_file(name, extension)
         partial = target.with_name(f".{target.name}.{threading.get_ident()}.partial")
         try:
             shutil.copyfile(image_filename, partial)
@@ -136,19 +102,42 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
                         "another id, or remove that case first."
                     )
                 os.replace(partial, target)
-                info = {**(image_info or {}), "ts": int(time.time()), "name": target.name}
+                info = {**notes, "ts": int(time.time()), "name": target.name}
                 self._datastore.objects[name] = ImageLabelModel(
                     image=DataModel(info=info, ext=extension)
                 )
                 self._update_datastore_file(lock=False)
         except OSError as error:
             raise StorageError(
-                f"Could not keep the scan '{name}': {error}. Free some disk space and send it "
-                "again."
+                f"Could not keep the scan '{name}': {error.strerror}. Free some disk space and "
+                "send it again."
             ) from error
         finally:
             partial.unlink(missing_ok=True)
         return name
+
+    def remove_image(self, image_id: str) -> None:
+        """Remove a scan and its labels; submitted ones stay in the history.
+
+        A link to a scan elsewhere goes, the scan does not.
+
+        Raises:
+            RequestError: there is no such case.
+            StorageError: something could not be removed.
+        """
+        name = plain_name(image_id, "image id")
+        try:
+            with self._guard:
+                item = self._datastore.objects.get(name)
+                if item is None:
+                    raise RequestError(f"There is no case {shown(image_id)} in the studies folder.")
+                for tag in list(item.labels):
+                    for path in self._remember(name, plain_name(tag, "label tag")):
+                        path.unlink(missing_ok=True)
+                self.image_file(name, item.image.ext).unlink(missing_ok=True)
+                self.refresh()
+        except OSError as error:
+            raise StorageError(f"Case '{name}' could not be removed: {error.strerror}.") from error
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
@@ -160,45 +149,40 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
             LabelError: the label does not fit its scan or the app's labels.
             StorageError: it could not be written; the earlier label is unchanged.
         """
-        check_name(image_id, "image id")
-        check_name(label_tag, "label tag")
+        name, tag = plain_name(image_id, "image id"), plain_name(label_tag, "label tag")
         with self._guard:
-            known = image_id in self._datastore.objects
+            known = name in self._datastore.objects
         if not known:
             raise RequestError(
-                f"There is no case '{image_id}' in the studies folder. "
+                f"There is no case {shown(image_id)} in the studies folder. "
                 "Fetch it with Next Sample, or upload the scan first."
             )
-        info = dict(label_info or {})
+        info = check_notes(label_info or {})
         extension = self._to_id(os.path.basename(label_filename))[1]
-        if label_tag == DefaultLabelTag.FINAL and extension == ".seg.nrrd":
+        if tag == FINAL and extension == ".seg.nrrd":
             extension = ".nii.gz"  # kept as one plain label map
-        target = Path(self._datastore.label_path(label_tag)) / self._filename(image_id, extension)
+        target = self.label_file(name, tag, extension)
         partial = target.with_name(f".{os.getpid()}.{threading.get_ident()}.{target.name}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            if label_tag == DefaultLabelTag.FINAL:
-                info = self._check_final(image_id, label_filename, info, partial)
+            if tag == FINAL:
+                info = self._check_final(name, label_filename, info, partial)
             else:
                 shutil.copyfile(label_filename, partial)
-            with self._guard, FileLock(self._lock_file):
-                before = self._remember(image_id, label_tag)
-                os.replace(partial, target)
-                info.update(ts=int(time.time()), name=target.name)
-                # looked up here, not before: the folder's watcher may have replaced the index
-                item = self._datastore.objects[image_id]
-                item.labels[label_tag] = DataModel(info=info, ext=extension)
-                self._update_datastore_file(lock=False)
-                for path in before - {target}:
-                    path.unlink(missing_ok=True)  # the same label in another format
-        except OSError as error:
+            info = {**info, "ts": int(time.time()), "name": target.name}
+            with self.replacing_label(name, tag, DataModel(info=info, ext=extension), partial):
+                before = self._remember(name, tag)
+        except (OSError, StorageError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
             raise StorageError(
-                f"Could not save the label of case '{image_id}': {error}. The earlier label is "
+                f"Could not save the label of case '{name}': {why}. The earlier label is "
                 "unchanged. Free some disk space and submit again."
             ) from error
         finally:
             partial.unlink(missing_ok=True)
-        return image_id
+        for path in before - {target}:
+            path.unlink(missing_ok=True)  # the same label in another format
+        return name
 
     def _check_final(
         self, name: str, filename: str, info: dict[str, Any], partial: Path
@@ -219,102 +203,74 @@ class UncolDatastore(LocalDatastore):  # type: ignore[misc]
         used = [{"name": segment, "idx": value} for segment, value in segments.items()]
         return {**info, "label_info": used}
 
-    def _remember(self, name: str, tag: str) -> set[Path]:
+    def _remember(self, name: PlainName, tag: PlainName) -> set[Path]:
         """Keep a submitted label in the history before it is replaced; return the label's files.
 
         They are looked for on disk: a file that the index does not know would be lost.
         """
-        folder = Path(self._datastore.label_path(tag))
         known = self._datastore.label(name, tag)
         extensions = {pattern.replace("*", "") for pattern in self._extensions}
         files = set()
         for extension in extensions | ({known.ext} if known else set()):
-            path = folder / self._filename(name, extension)
+            path = self.label_file(name, tag, extension)
             if not path.is_file():
                 continue
             files.add(path)
-            if tag == DefaultLabelTag.FINAL:
+            if tag == FINAL:
                 info = known.info if known and known.ext == extension else {}
                 self.history.keep(name, path, extension, info)
         return files
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Remove a label."""
-        check_name(label_tag, "label tag")
-        with self._guard:
-            for path in self._remember(label_id, label_tag):
-                path.unlink(missing_ok=True)
-            self.refresh()  # the folder's watcher does so a moment later; until then counts are off
+        """Remove a label; a submitted one stays in the history.
 
-    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Update a case's info."""
-        with self._guard:
-            super().update_image_info(image_id, info)
+        Raises:
+            RequestError: an id or tag that cannot be a file name.
+            StorageError: it could not be removed.
+        """
+        name, tag = plain_name(label_id, "image id"), plain_name(label_tag, "label tag")
+        try:
+            with self._guard:
+                for path in self._remember(name, tag):
+                    path.unlink(missing_ok=True)
+                self.refresh()  # the watcher does so a moment later; until then counts are off
+        except OSError as error:
+            raise StorageError(
+                f"The label of case '{name}' could not be removed: {error.strerror}."
+            ) from error
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
-        """Update a label's info; clients cannot change `label_info` of a submitted label."""
-        if label_tag == DefaultLabelTag.FINAL:
+        """Update a label's info; clients cannot change `label_info` of a submitted label.
+
+        Raises:
+            RequestError: it is no JSON object of bounded size.
+        """
+        if label_tag == FINAL:
             info = {word: value for word, value in info.items() if word != "label_info"}
-        with self._guard:
-            super().update_label_info(label_id, label_tag, info)
+        super().update_label_info(label_id, label_tag, info)
 
-    list_images = _guarded(LocalDatastore.list_images)
-    get_labeled_images = _guarded(LocalDatastore.get_labeled_images)
-    get_unlabeled_images = _guarded(LocalDatastore.get_unlabeled_images)
-    get_image_uri = _guarded(LocalDatastore.get_image_uri)
-    get_image_info = _guarded(LocalDatastore.get_image_info)
-    get_label_uri = _guarded(LocalDatastore.get_label_uri)
-    get_label_info = _guarded(LocalDatastore.get_label_info)
-    get_labels_by_image_id = _guarded(LocalDatastore.get_labels_by_image_id)
-    json = _guarded(LocalDatastore.json)
+    def write_archive(self, target: Path, limit_cases: int | None = None) -> Path:
+        """Write labeled scans, their labels and the index to a ZIP file and return its path.
 
-    def status(self) -> dict[str, Any]:
-        """Return how many cases there are, how many are labeled, and labels by tag."""
-        with self._guard:
-            tags = Counter(tag for case in self._datastore.objects.values() for tag in case.labels)
-        return {
-            "total": len(self.list_images()),
-            "completed": len(self.get_labeled_images()),
-            "label_tags": dict(tags),
-        }
+        Args:
+            target: the file.
+            limit_cases: how many cases at most; all if not given.
 
-    def refresh(self) -> None:
-        """Take up files that were added to or removed from the folder by hand."""
-        with self._guard:
-            super().refresh()
-
-    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
-        with self._guard:  # the folder's watcher calls it from a thread of its own
-            if self._unwritten:  # else what another thread has yet to write would be lost
-                self._write_index()
-            super()._init_from_datastore_file(throw_exception)
-
-    def _to_id(self, file: str) -> tuple[str, str]:
-        patterns = [pattern.replace("*", "") for pattern in self._extensions]
-        fitting = [end for end in (*patterns, file_extension(file)) if end and file.endswith(end)]
-        extension = max(fitting, key=len, default="")
-        return file[: len(file) - len(extension)], extension
-
-    def _update_datastore_file(self, lock: bool = True) -> None:
-        if self._frozen:  # a training or scoring child: only the server writes the index
-            return
-        if self._patient == threading.get_ident():
-            self._unwritten = True
-        elif lock:
-            with FileLock(self._lock_file):
-                self._write_index()
-        else:
-            self._write_index()
-
-    def _write_index(self) -> None:
-        path = Path(self._datastore_config_path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        model = self._datastore.model_dump(exclude={"base_path"})
+        Raises:
+            RequestError: nothing is labeled yet.
+            StorageError: it could not be written.
+        """
+        pairs = self.datalist()[: limit_cases or None]
+        if not pairs:
+            raise RequestError("No case is labeled yet, so there is nothing to download.")
         try:
-            partial.write_text(json.dumps(model, indent=2, default=str))
-            self._ignore_event_config = True
-            os.replace(partial, path)
-            self._unwritten = False
-        finally:
-            partial.unlink(missing_ok=True)
-        self._config_ts = path.stat().st_mtime
+            with zipfile.ZipFile(target, mode="x") as archive:
+                for pair in pairs:
+                    for kind, path in pair.items():
+                        archive.write(path, f"{kind}/{os.path.basename(path)}")
+                archive.writestr(
+                    "metadata.json", self._datastore.model_dump_json(exclude={"base_path"})
+                )
+        except OSError as error:
+            raise StorageError(f"The archive could not be written: {error.strerror}.") from error
+        return target

@@ -1,8 +1,7 @@
-"""Read a label as a client sends it, and the names that may become files."""
+"""Read a label as a client sends it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ import numpy as np
 from uncol.data.labels import segment_values
 from uncol.data.scan import Volume, file_extension, read_label
 from uncol.data.segnrrd import read_seg_nrrd
-from uncol.errors import LabelError, RequestError
-
-FILE_NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}")
+from uncol.errors import LabelError
 
 
 def read_submitted(
@@ -37,16 +34,3 @@ def read_submitted(
     if not label_info:
         return volume, {}
     return volume, segment_values(label_info, np.unique(volume.array).tolist(), case)
-
-
-def check_name(name: str, kind: str) -> None:
-    """Refuse names that could leave the studies folder.
-
-    Raises:
-        RequestError: the name is empty, too long, hidden, or holds a path separator.
-    """
-    if not FILE_NAME.fullmatch(name or "") or name.startswith("."):
-        raise RequestError(
-            f"'{name}' is not a valid {kind}: it must be a plain file name of at most 200 "
-            "characters, without slashes and not starting with a dot."
-        )

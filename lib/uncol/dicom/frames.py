@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from pydicom.dataset import Dataset
 
-from uncol.data.scan import LPS_TO_RAS, Grid, Volume, resample_nearest
+from uncol.data.scan import LPS_TO_RAS, MAX_VOXELS, Grid, Volume, resample_nearest
 from uncol.errors import LabelError
 from uncol.types import Array
 
+MOST_SLICES = 10_000
 CLOSE = 0.1  # voxels by which a frame may miss the scan's grid and still lie on it
 
 
@@ -32,6 +33,8 @@ def on_grid(dataset: Dataset, frames: Array, chosen: Sequence[int], grid: Grid) 
         LabelError: the frames have no position in the patient.
     """
     affines = [_affine(dataset, number) for number in chosen]
+    if not all(np.isfinite(affine).all() for affine in affines):
+        raise LabelError("A frame's position is not a number.")
     offsets = np.array([_offset(affine, grid) for affine in affines])
     if np.isnan(offsets).any():
         return _resampled(frames[chosen], affines, grid)
@@ -87,13 +90,18 @@ def _resampled(frames: Array, affines: Sequence[Array], grid: Grid) -> Array:
     first = affines[0]
     to_first = np.linalg.inv(first)
     heights = np.array([(to_first @ affine[:, 3])[2] for affine in affines])  # in thicknesses
+    if np.ptp(heights) > MOST_SLICES:
+        raise LabelError("Its frames lie too far apart to belong to one scan.")
     step = np.diff(np.unique(heights.round(3))).min(initial=1.0)
     slices = np.rint((heights - heights.min()) / step).astype(int)
+    depth = int(slices.max()) + 1
+    if depth > MOST_SLICES or depth * frames[0].size > MAX_VOXELS:
+        raise LabelError("Its frames lie too far apart to belong to one scan.")
     own = first.copy()
     own[:, 2] = first[:, 2] * step
     own[:, 3] = affines[int(heights.argmin())][:, 3]
     count, rows, columns = frames.shape
-    volume = np.zeros((columns, rows, int(slices.max()) + 1), dtype=frames.dtype)
+    volume = np.zeros((columns, rows, depth), dtype=frames.dtype)
     for number in range(count):
         volume[..., slices[number]] = frames[number].T
     sizes = (columns, rows, volume.shape[2])

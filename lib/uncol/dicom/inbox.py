@@ -27,10 +27,12 @@ class Looked(Record):
     Attributes:
         image: SeriesInstanceUID of the segmented scan; empty if it is not a label of any scan.
         made_at: date and time, as DICOM writes them.
+        after: SeriesInstanceUIDs of the segmentations that it says it replaces.
     """
 
     image: str
     made_at: str
+    after: tuple[str, ...] = ()
 
 
 class Inbox:
@@ -78,8 +80,7 @@ class Inbox:
         if not self._look_at_all(fresh, until=until):
             return []
         known = [(entry, self._looked[e]) for entry in fresh if (e := entry.uid) in self._looked]
-        known.sort(key=lambda pair: pair[1].made_at)
-        return [(entry, looked.image) for entry, looked in known if looked.image in scans]
+        return [(entry, looked.image) for entry, looked in in_order(known) if looked.image in scans]
 
     def _look_at_all(self, entries: Sequence[Entry], *, until: float) -> bool:
         """Fetch the headers that are not known yet; return whether there was time for all."""
@@ -111,13 +112,40 @@ class Inbox:
         self._looked[entry.uid] = looked
 
 
+def in_order(known: Sequence[tuple[Entry, Looked]]) -> list[tuple[Entry, Looked]]:
+    """Return segmentations oldest first: by their writers' clocks, but never before a predecessor.
+
+    Args:
+        known: each with what its header said.
+    """
+    by_time = sorted(known, key=lambda pair: pair[1].made_at)
+    by_uid = {entry.uid: (entry, looked) for entry, looked in by_time}
+    ordered: dict[str, tuple[Entry, Looked]] = {}
+
+    def place(uid: str, above: frozenset[str]) -> None:
+        if uid not in by_uid or uid in ordered or uid in above:
+            return
+        for earlier in by_uid[uid][1].after:
+            place(earlier, above | {uid})
+        ordered[uid] = by_uid[uid]
+
+    for entry, _ in by_time:
+        place(entry.uid, frozenset())
+    return list(ordered.values())
+
+
 def _told(uid: str, header: Dataset) -> Looked:
     try:
         references = header.get("ReferencedSeriesSequence") or []
         image = str(references[0].get("SeriesInstanceUID", "")) if references else ""
         made_at = f"{header.get('ContentDate', '')}{header.get('ContentTime', '')}"
         own = is_own_result(header)
+        after = tuple(
+            str(series.get("SeriesInstanceUID", ""))
+            for study in header.get("PredecessorDocumentsSequence") or []
+            for series in study.get("ReferencedSeriesSequence") or []
+        )
     except ODD as error:
         logger.warning("Segmentation %s is not a label: its header cannot be read: %s", uid, error)
         return Looked(case=uid, image="", made_at="")
-    return Looked(case=uid, image="" if own else image, made_at=made_at)
+    return Looked(case=uid, image="" if own else image, made_at=made_at, after=after)

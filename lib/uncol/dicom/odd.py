@@ -3,10 +3,12 @@
 from pydicom.errors import InvalidDicomError
 
 ODD = (
+    ArithmeticError,
     AttributeError,
     IndexError,
     InvalidDicomError,
     KeyError,
+    MemoryError,
     NotImplementedError,
     RuntimeError,
     TypeError,

@@ -15,7 +15,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from uncol import __version__
-from uncol.data.scan import Grid
+from uncol.data.scan import MAX_VOXELS, Grid
 from uncol.dicom.frames import on_grid
 from uncol.dicom.odd import ODD
 from uncol.dicom.series import Series
@@ -27,6 +27,7 @@ LABEL, STUDENT, UNCERTAINTY = "LABEL", "STUDENT", "UNCERTAINTY"  # ContentLabel:
 SERIES_NUMBERS = {LABEL: 900, STUDENT: 901, UNCERTAINTY: 902}
 ANATOMICAL_STRUCTURE = Code("123037004", "SCT", "Anatomical Structure")
 ARTIFICIAL_INTELLIGENCE = Code("123109", "DCM", "Artificial Intelligence")
+MOST_PIXELS = 4 * MAX_VOXELS  # of all segments' frames together
 SCHEME = "99UNCOL"  # coding scheme of structures for which no standard code is known
 
 
@@ -112,6 +113,9 @@ def read_segmentation(dataset: Dataset, grid: Grid) -> tuple[Array, dict[str, in
 
 
 def _read(dataset: Dataset, grid: Grid) -> tuple[Array, dict[str, int]]:
+    stated = int(dataset.get("NumberOfFrames") or 1) * int(dataset.Rows) * int(dataset.Columns)
+    if stated > MOST_PIXELS:
+        raise LabelError(f"It says it has {stated:,} pixels; at most {MOST_PIXELS:,} are read.")
     frames = np.asarray(dataset.pixel_array)
     names = {int(s.SegmentNumber): str(s.SegmentLabel) for s in dataset.SegmentSequence}
     numbers = [

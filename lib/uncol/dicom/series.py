@@ -10,15 +10,16 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
-from uncol.data.scan import LPS_TO_RAS, Grid, Volume
+from uncol.data.scan import LPS_TO_RAS, MAX_VOXELS, POSSIBLE_SPACING_MM, Grid, Volume
+from uncol.dicom.odd import ODD
 from uncol.errors import ScanError
 from uncol.types import Array
 
 UNEVEN = 0.02  # share of the slice distance by which slices may lie unevenly
 SKEW = 0.01  # share of the slice distance by which slices may be shifted against each other
 
+FARTHEST_MM = 1e5  # from the origin
 PLACING = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 
 
@@ -55,6 +56,16 @@ def open_series(headers: Sequence[Dataset], *, case: str) -> Series:
     Raises:
         ScanError: the slices do not make up one evenly spaced volume.
     """
+    try:
+        return _ordered(headers, case)
+    except ODD as error:
+        raise ScanError(
+            f"The headers of series '{case}' do not say where its slices lie: {error}. It is left "
+            "out."
+        ) from error
+
+
+def _ordered(headers: Sequence[Dataset], case: str) -> Series:
     _check_slices(headers, case)
     first = headers[0]
     directions = np.array([header.ImageOrientationPatient for header in headers], dtype=float)
@@ -67,6 +78,7 @@ def open_series(headers: Sequence[Dataset], *, case: str) -> Series:
     along_row, along_column = directions[0][:3], directions[0][3:]
     normal = np.cross(along_row, along_column)
     positions = np.array([header.ImagePositionPatient for header in headers], dtype=float)
+    _check_numbers(first, directions[0], normal, positions, case)
     heights = positions @ normal
     order = np.argsort(heights)
     step = _step(positions[order], heights[order], first, normal, case)
@@ -97,6 +109,32 @@ def _check_slices(headers: Sequence[Dataset], case: str) -> None:
             )
 
 
+def _check_numbers(
+    first: Dataset, directions: Array, normal: Array, positions: Array, case: str
+) -> None:
+    """Refuse sizes and places that no scanner produces.
+
+    Raises:
+        ScanError: there are such.
+    """
+    spacing = np.array([float(size) for size in first.PixelSpacing])
+    least, most = POSSIBLE_SPACING_MM
+    sound = {
+        "PixelSpacing": spacing.shape == (2,)
+        and bool(((spacing >= least) & (spacing <= most)).all()),
+        "ImageOrientationPatient": directions.shape == (6,)
+        and bool(np.isclose(np.linalg.norm(normal), 1.0, atol=1e-2)),
+        "ImagePositionPatient": positions.shape[1:] == (3,)
+        and bool((np.abs(positions) < FARTHEST_MM).all()),
+        "Rows and Columns": 0 < int(first.Rows) * int(first.Columns) * len(positions) <= MAX_VOXELS,
+    }
+    wrong = [word for word, right in sound.items() if not right]
+    if wrong:
+        raise ScanError(
+            f"Series '{case}' has impossible values in {', '.join(wrong)}; it is left out."
+        )
+
+
 def read_headers(folder: Path, *, case: str) -> Series:
     """Read the stored headers of a series.
 
@@ -105,7 +143,7 @@ def read_headers(folder: Path, *, case: str) -> Series:
     """
     try:
         headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in folder.glob("*.dcm")]
-    except (InvalidDicomError, OSError) as error:
+    except (*ODD, OSError) as error:
         raise ScanError(f"The DICOM files of series '{case}' are damaged: {error}.") from error
     if not headers:
         raise ScanError(f"Series '{case}' has no images in {folder}.")

@@ -15,6 +15,7 @@ from requests import RequestException
 from uncol.dicom.odd import ODD
 from uncol.errors import PacsError
 
+COUNT = "NumberOfSeriesRelatedInstances"
 PAGE = 500  # series requested at once
 TOLD = ("Modality", "StudyDate", "StudyTime", "PatientID", "SeriesDescription", "RetrieveURL")
 
@@ -27,11 +28,13 @@ class Entry:
         uid: SeriesInstanceUID.
         study_uid: StudyInstanceUID.
         tags: further attributes of the search result, those of `TOLD`.
+        count: number of its instances; None if the PACS does not tell.
     """
 
     uid: str
     study_uid: str
     tags: dict[str, str]
+    count: int | None = None
 
 
 class Pacs:
@@ -67,6 +70,15 @@ class Pacs:
             PacsError: the PACS does not answer.
         """
         return {entry.uid: entry for entry in self._search({"Modality": "SEG"})}
+
+    def count(self, study_uid: str, uid: str) -> int | None:
+        """Return how many instances a series has now; None if the PACS does not tell.
+
+        Raises:
+            PacsError: the PACS does not answer.
+        """
+        query = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": uid}
+        return next((one.count for one in self._search(query) if one.uid == uid), None)
 
     def headers(self, entry: Entry) -> list[Dataset]:
         """Return a series' headers.
@@ -114,7 +126,7 @@ class Pacs:
         while True:
             with self._asked("list its series"):
                 page = self._client.search_for_series(
-                    search_filters=dict(search), limit=PAGE, offset=received
+                    search_filters=dict(search), fields=[COUNT], limit=PAGE, offset=received
                 )
             received += len(page)
             fresh = [entry for entry in map(_entry, page) if entry.uid not in seen]
@@ -151,6 +163,7 @@ def _entry(found: Mapping[str, Any]) -> Entry:
             _text(one, "SeriesInstanceUID"),
             _text(one, "StudyInstanceUID"),
             {word: _text(one, word) for word in TOLD},
+            _count(one),
         )
     except ODD:
         return Entry("", "", {})
@@ -159,6 +172,11 @@ def _entry(found: Mapping[str, Any]) -> Entry:
 def _parsed(found: Mapping[str, Any]) -> Dataset:
     """Return a header; what the PACS keeps apart, such as pixels, is empty and not fetched."""
     return Dataset.from_json(dict(found), lambda _uri: None)
+
+
+def _count(dataset: Dataset) -> int | None:
+    value = dataset.get(COUNT)
+    return int(value) if value not in (None, "") else None
 
 
 def _text(dataset: Dataset, word: str) -> str:

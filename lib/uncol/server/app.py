@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import tempfile
@@ -10,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 from monailabel.config import settings as server_settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
@@ -18,22 +16,23 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
-from monailabel.utils.async_tasks.utils import stop_background_task
 
 from uncol import __version__
-from uncol.data.scan import read_label, read_map
 from uncol.datastores.connect import connect, mirror_folder
 from uncol.datastores.pacs import PacsDatastore
-from uncol.datastores.studies import NEEDS_PACS, UncolDatastore
-from uncol.errors import RequestError, ScanError, UncolError
+from uncol.datastores.studies import UncolDatastore
 from uncol.selection.queue import Queue
-from uncol.server.caretaker import MAP_TAG, Caretaker
-from uncol.server.install import mend_server
+from uncol.server.caretaker import Caretaker
+from uncol.server.desk import Desk, Source, Tasks
+from uncol.server.install import Installed, install
+from uncol.server.start import refuse_new_folder, say_in_one_line
 from uncol.settings import parse_settings
-from uncol.tasks.infer import StudentParams, student_tasks
-from uncol.tasks.pending import PendingTraining, under_way
+from uncol.storage.owner import Project, hold
+from uncol.storage.scratch import own_temporary_folder
+from uncol.tasks.infer import student_tasks
+from uncol.tasks.pending import PendingTraining
 from uncol.tasks.prompt import PromptTask
-from uncol.tasks.results import is_on
+from uncol.tasks.requests import ScoringRequest, TrainRequest
 from uncol.tasks.scoring import DiceScoring, UncolScoring
 from uncol.tasks.served import ServedStudent
 from uncol.tasks.strategy import strategies
@@ -41,8 +40,6 @@ from uncol.tasks.train import UncolTrain
 from uncol.versions.store import ModelStore
 
 logger = logging.getLogger(__name__)
-
-MAX_SKIPPED = 20  # unreadable cases that one Next Sample passes over
 
 
 class UncolApp(MONAILabelApp):  # type: ignore[misc]
@@ -53,14 +50,16 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
 
         Raises:
             SettingsError: one or more `--conf` pairs are wrong.
+            StorageError: the studies folder cannot be used.
         """
+        say_in_one_line()
         self.uncol, notes = parse_settings(conf)
         for note in notes:
             logger.warning(note)
         self.models = ModelStore(self.uncol.model_dir)
         self.served = ServedStudent(self.models, self.uncol.labels)
         self.queue = Queue(self.models, self.uncol.generalist)
-        self.pending = PendingTraining(self.models.folder)
+        self.installed: Installed | None = None  # in the server alone
         super().__init__(
             app_dir,
             studies,
@@ -70,6 +69,9 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
             version=__version__,
             labels=list(self.uncol.labels),
         )
+        tasks = Tasks(self._infers, self._trainers, self._strategies, self._scoring_methods)
+        pending = PendingTraining(self.models.folder)
+        self.desk = Desk(self, tasks, self.uncol.labels, pending)
         self._auto_update_scoring = False  # MONAI Label would score at each start and click
 
     def init_datastore(self) -> Datastore:
@@ -84,6 +86,7 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
                 labels=self.uncol.labels,
                 read_only=server_settings.MONAI_LABEL_DATASTORE_READ_ONLY,
             )
+        refuse_new_folder(Path(self.studies))
         return UncolDatastore(
             self.studies,
             labels=self.uncol.labels,
@@ -117,136 +120,52 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         """Return scoring methods."""
         return {"uncol": UncolScoring(self.uncol), "dice": DiceScoring(self.uncol.labels)}
 
-    def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> Any:
-        """Run an infer task; a saved result brings its uncertainty map along.
+    # --- MONAI Label's own doors; the server's routes ask the desk ---
 
-        Raises:
-            RequestError: there is no such model, the image is neither a case nor an upload, or what
-                is to be saved is not a pre-label.
+    def infer(
+        self, request: Mapping[str, Any], datastore: Datastore | None = None
+    ) -> dict[str, Any]:
+        """Answer an infer as MONAI Label's own apps do.
+
+        Args:
+            request: `model`, `image` (a case's name), and options.
+            datastore: ours, whatever is given.
+
+        Raises: as `Desk.answer`.
         """
-        model = request.get("model")
-        if not isinstance(model, str) or model not in self._infers:
-            raise RequestError(
-                f"There is no model {str(model)[:80]!r}; choose one of {', '.join(self._infers)}."
-            )
-        store = datastore or self.datastore()
-        image = request.get("image")
-        self._check_image(image, store)
-        saved = is_on(request.get("save_label", False))
-        if saved:
-            _check_saved(model, request.get("label_tag"))
-        asked = {**request, "case": str(image), "save_label": saved}
-        result = super().infer(asked, datastore)
-        params = result["params"]
-        if isinstance(params, StudentParams) and params.map_file is not None:
-            try:
-                self._keep(request, store, result, params.map_file)
-            finally:
-                params.map_file.unlink(missing_ok=True)
-        return result
+        body = {word: value for word, value in request.items() if word not in ("model", "image")}
+        folder = Path(tempfile.mkdtemp(prefix="infer-"))
+        source = Source(case=str(request.get("image")))
+        answer = self.desk.answer(str(request.get("model")), source, body, folder)
+        file = str(answer.file)
+        tag = DefaultLabelTag.ORIGINAL
+        return {"label": file, "tag": tag, "file": file, "params": answer.params}
 
-    def _keep(
-        self, request: Mapping[str, Any], store: Datastore, result: dict[str, Any], path: Path
-    ) -> None:
-        image, params = str(request["image"]), result["params"]
-        if is_on(request.get("save_label", False)):
-            store.save_label(image, str(path), MAP_TAG, {"params": params["uncol"]})
-            params["uncertainty"] = {"label": image, "tag": MAP_TAG}
-        if is_on(request.get("to_pacs", False)):
-            if not (isinstance(store, UncolDatastore) and store.takes_results):
-                raise RequestError(NEEDS_PACS)
-            label = read_label(result["file"], case=image).array
-            version = params["uncol"]["model_version"]
-            uncertainty = read_map(path, case=image)
-            params["pacs"] = store.publish_result(image, label, uncertainty, version)
+    def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer a Next Sample as MONAI Label's own apps do."""
+        body = {word: value for word, value in request.items() if word != "strategy"}
+        return self.desk.next_case(str(request.get("strategy") or "random"), body)
 
-    def next_sample(self, request: Mapping[str, Any]) -> Any:
-        """Return the next case.
-
-        Raises:
-            RequestError: there is no such strategy.
-        """
-        name = request.get("strategy")
-        if name and (not isinstance(name, str) or name not in self._strategies):
-            raise RequestError(
-                f"There is no strategy '{name}'; choose one of {', '.join(self._strategies)}."
-            )
-        for _ in range(MAX_SKIPPED):
-            try:
-                return super().next_sample(request)
-            except ScanError as error:  # a series of the PACS that is not a volume is left out now
-                logger.warning("Next sample: %s", error)
-        raise RequestError(f"{MAX_SKIPPED} cases in a row could not be read; see the log.")
-
-    def check_training(self, model: str, request: Mapping[str, Any]) -> None:
-        """Refuse a training that cannot succeed, before a child process starts.
-
-        If it can succeed, background scoring is stopped first; it resumes afterwards.
-
-        Raises:
-            RequestError: there is no such trainer, or an option is impossible.
-            TrainingError: the pool cannot be trained on.
-        """
-        trainer = self._trainers.get(model)
-        if trainer is None:
-            raise RequestError(
-                f"There is no trainer '{model}'; choose one of {', '.join(self._trainers)}."
-            )
-        trainer.check(request, self.datastore())
-        with contextlib.suppress(psutil.NoSuchProcess):  # it may end just now
-            stop_background_task("scoring")  # it would judge a model that is about to be replaced
-
-    def go_on_training(self) -> None:
-        """Resume the training that was under way when the server died, if there was one."""
-        with self.pending.accepting:
-            options = self.pending.resume()
-            if options is None or under_way():  # somebody has pressed Train meanwhile
-                return
-            try:
-                self.check_training("uncol", options)
-            except UncolError as error:
-                logger.warning("The training before the restart is not resumed: %s", error)
-                self.pending.over()
-                return
-            logger.info("Resuming the training that was under way before the restart")
-            self.async_training("uncol", {"uncol": options})
+    def work(self, kind: str, request: Mapping[str, Any]) -> object:
+        """Do a training or a scoring: what a child is for."""
+        rest = {word: value for word, value in request.items() if word not in ("model", "method")}
+        if kind == "train":
+            trainer: UncolTrain = self._trainers[request["model"]]
+            return trainer(TrainRequest.of(rest), self.datastore())
+        return self._scoring_methods[request["method"]](ScoringRequest.of(rest), self.datastore())
 
     def on_init_complete(self) -> None:
-        """Mend the server and start its timers."""
+        """Take the model folder, put the routes in place, and start tending.
+
+        Raises:
+            StorageError: another server or project has the model folder.
+            SettingsError: another program has the port.
+        """
+        own_temporary_folder()
         # children inherit this: they read the index, only the server writes it
         os.environ["MONAI_LABEL_DATASTORE_READ_ONLY"] = "true"
-        mend_server(self, self.models, max_upload_mb=self.uncol.max_upload_mb)
+        hold(self.models.folder, Project(studies=self.studies))
+        self.installed = install(self.desk, self.models, self.uncol)
         if self.pool is not None:
-            Caretaker(self.models, self.queue, self.uncol, self.pool, self).start()
-        super().on_init_complete()
-
-    def _check_image(self, image: object, store: Datastore) -> None:
-        """Accept cases and the server's own temporary and session files, nothing else on disk."""
-        if not isinstance(image, str):
-            raise RequestError(f"image must be a case's name, got {str(image)[:80]!r}.")
-        if image in store.list_images():
-            return
-        allowed = [Path(tempfile.gettempdir())]
-        if self.sessions() is not None:
-            allowed.append(Path(self.sessions().store_path))
-        try:
-            path = Path(image).resolve(strict=True)
-        except (OSError, ValueError):  # nothing is there, or it is not a path
-            path = None
-        inside = path and any(path.is_relative_to(folder.resolve()) for folder in allowed)
-        if not (inside and Path(image).is_absolute()):
-            raise RequestError(
-                f"There is no case '{image[:200]}' in the studies folder. Fetch it with Next "
-                "Sample, or upload the scan first."
-            )
-
-
-def _check_saved(model: str, tag: object) -> None:
-    """Let only the student's label be saved by an infer, and never as a submitted one."""
-    if model != "uncol":
-        raise RequestError(f"save_label is for the model uncol; {model}'s result is no label.")
-    if tag not in (None, "", DefaultLabelTag.ORIGINAL):
-        raise RequestError(
-            f"A model's result is saved under the tag 'original', not {str(tag)[:80]!r}; 'final' "
-            "is what a person has submitted."
-        )
+            Caretaker(self.models, self.queue, self.uncol, self.pool, self.desk).start()
+        logger.info("App Init - completed")

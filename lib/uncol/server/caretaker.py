@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 from monailabel.interfaces.datastore import DefaultLabelTag
-from monailabel.utils.async_tasks.utils import processes
 
 from uncol.calibration.calibrate import read_doubts
 from uncol.data.scan import read_label, read_map
@@ -18,13 +17,13 @@ from uncol.errors import PacsError, UncolError
 from uncol.selection.queue import Queue
 from uncol.selection.scores import Score, scores_of
 from uncol.selection.survey import Missing, missing
-from uncol.server.host import Host
+from uncol.server.desk import MAP_TAG, Desk
 from uncol.settings import Settings
+from uncol.tasks.jobs import JOBS
 from uncol.versions.store import ModelStore
 
 logger = logging.getLogger(__name__)
 
-MAP_TAG = "uncertainty"
 TEND_EVERY_S = 2.0
 FIRST_AFTER_S = 5.0  # a viewer that has just connected goes first
 
@@ -42,14 +41,14 @@ class Caretaker:
         queue: Queue,
         settings: Settings,
         pool: UncolDatastore,
-        host: Host,
+        desk: Desk,
     ) -> None:
         """Make one; it does nothing before `start`."""
         self._pool = pool
         self._store = store
         self._queue = queue
         self._settings = settings
-        self._host = host
+        self._desk = desk
         self._tried: tuple[int | None, Missing] | None = None
         self._doubted: int | None = None
 
@@ -71,7 +70,7 @@ class Caretaker:
 
     def _run(self) -> None:
         time.sleep(FIRST_AFTER_S)
-        step = self._host.go_on_training  # once, then tend
+        step = self._desk.go_on_training  # once, then tend
         while True:
             try:
                 step()
@@ -87,9 +86,9 @@ class Caretaker:
 
         The same cases are tried only once: what is missing after that cannot be read.
         """
-        if processes("train"):
+        if JOBS.under_way("train"):
             self._tried = None  # the training stopped a scoring that may not have got far
-        if processes("train") or processes("scoring"):
+        if JOBS.under_way("train") or JOBS.under_way("scoring"):
             return
         everyone = sorted(waiting | labeled)
         version, generalist = self._store.current(), self._settings.generalist
@@ -97,7 +96,7 @@ class Caretaker:
         if left and self._tried != (version, left):
             self._tried = (version, left)
             logger.info("Scoring in the background: %s", left.text)
-            self._host.async_scoring("uncol")
+            self._desk.start_scoring("uncol", {})
 
     def _take_up_maps(self, names: set[str]) -> None:
         version = self._store.current()

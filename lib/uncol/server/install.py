@@ -1,46 +1,113 @@
-"""Put the app into MONAI Label's running server: mends, viewers, routes and limits."""
+"""Put the app into the server that MONAI Label has started."""
 
 from __future__ import annotations
 
-from starlette.middleware import Middleware
+from dataclasses import dataclass
+from pathlib import Path
 
-from uncol.server.host import Host
-from uncol.server.limits import UploadLimit, share_heaps
-from uncol.server.mends.access import check_tokens, guard_reload
-from uncol.server.mends.dicom_seg import name_dicom_segments
-from uncol.server.mends.errors import answer_errors
-from uncol.server.mends.proxy import forward_queries
-from uncol.server.mends.requests import check_infer_params, name_annotators
-from uncol.server.mends.threads import unblock
-from uncol.server.mends.training import manage_training
-from uncol.server.model_routes import add_model_routes
-from uncol.server.viewers import VIEWERS
+import uvicorn
+from fastapi import FastAPI
+from monailabel.config import settings as server_settings
+
+from uncol.server.access import Access, Realm
+from uncol.server.api import make_api
+from uncol.server.browsers import Allowed
+from uncol.server.desk import Desk
+from uncol.server.limits import MIB, share_heaps
+from uncol.server.listen import (
+    be_impatient,
+    known_names,
+    listen_safely,
+    remove_log_settings,
+    running,
+)
+from uncol.server.routes.parts import Parts
+from uncol.server.sessions import Sessions
+from uncol.settings import Settings
 from uncol.versions.store import ModelStore
 
+EXPANDED = 2  # an archive may unpack to this many times the largest upload
 
-def mend_server(host: Host, models: ModelStore, *, max_upload_mb: int) -> None:
-    """Apply everything to the running server, once.
+
+@dataclass(frozen=True)
+class Installed:
+    """What runs in the server beside the app.
+
+    Attributes:
+        api: the web application.
+        sessions: uploads that are no cases.
+    """
+
+    api: FastAPI
+    sessions: Sessions | None
+
+
+def install(desk: Desk, models: ModelStore, settings: Settings) -> Installed:
+    """Take over MONAI Label's running server: all its addresses are answered here from now on.
 
     Args:
-        host: the app.
+        desk: takes requests.
         models: the versions that clients may look at.
-        max_upload_mb: most MiB of one upload.
+        settings: what the app was started with.
+
+    Raises:
+        SettingsError: another program has the port.
     """
     # the module builds the FastAPI application; importing it in a child would build another
-    from monailabel.app import app as api  # noqa: PLC0415
+    from monailabel.app import app as theirs  # noqa: PLC0415
 
-    answer_errors(api)
-    unblock(api)
-    manage_training(host)
-    check_tokens()
-    guard_reload(api)
-    forward_queries(host)
-    name_dicom_segments(host)
-    name_annotators()
-    check_infer_params()
-    for prepare in VIEWERS:
-        prepare()
-    add_model_routes(api, models)
+    server = running()
+    if server is not None:
+        authenticated = server_settings.MONAI_LABEL_AUTH_ENABLE
+        listen_safely(server, authenticated=authenticated)
+        be_impatient(server)
+        remove_log_settings(server)
+    sessions = _sessions(settings)
+    parts = Parts(desk, Access(_realm(settings)), models, sessions)
+    api = make_api(
+        parts,
+        allowed=_allowed(settings, server),
+        max_upload_mb=settings.max_upload_mb,
+        places=_places(settings),
+    )
+    theirs.middleware_stack = api  # what their application hands every request to
     share_heaps()
-    api.user_middleware.insert(0, Middleware(UploadLimit, limit_mb=max_upload_mb))
-    api.middleware_stack = api.build_middleware_stack()  # it was built when start-up began
+    return Installed(api, sessions)
+
+
+def _realm(settings: Settings) -> Realm | None:
+    if not server_settings.MONAI_LABEL_AUTH_ENABLE:
+        return None
+    return Realm(
+        server_settings.MONAI_LABEL_AUTH_REALM_URI,
+        issuer=settings.token_issuer,
+        audience=settings.token_audience or server_settings.MONAI_LABEL_AUTH_CLIENT_ID,
+    )
+
+
+def _allowed(settings: Settings, server: uvicorn.Server | None) -> Allowed:
+    theirs = (str(one).rstrip("/").lower() for one in server_settings.MONAI_LABEL_CORS_ORIGINS)
+    names = known_names(server.config.host) if server is not None else set()
+    return Allowed({*names, *settings.allowed_hosts}, {*settings.allowed_origins, *theirs})
+
+
+def _sessions(settings: Settings) -> Sessions | None:
+    if not server_settings.MONAI_LABEL_SESSIONS:
+        return None
+    path = server_settings.MONAI_LABEL_SESSION_PATH.strip()
+    return Sessions(
+        Path(path) if path else Path.home() / ".cache" / "monailabel" / "sessions",
+        longest_s=server_settings.MONAI_LABEL_SESSION_EXPIRY,
+        limit_bytes=EXPANDED * settings.max_upload_mb * MIB,
+    )
+
+
+def _places(settings: Settings) -> list[tuple[str, Path]]:
+    studies = server_settings.MONAI_LABEL_STUDIES
+    folders = [
+        ("model folder", settings.model_dir),
+        ("app folder", Path(server_settings.MONAI_LABEL_APP_DIR)),
+    ]
+    if studies and not studies.startswith(("http://", "https://")):
+        folders.append(("studies folder", Path(studies).resolve()))
+    return folders

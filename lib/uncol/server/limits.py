@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import sys
 from typing import TYPE_CHECKING
 
 from fastapi import HTTPException
-from fastapi.responses import JSONResponse
+
+from uncol.server.answers import Answer
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 MIB = 2**20
 M_ARENA_MAX = -8  # in glibc's malloc.h
 HEAPS = 2
+NEXT_PART_WITHIN_S = 60.0
+TOO_MUCH = "The server is busy with other uploads. Send this one again in a moment."
 
 
 def share_heaps() -> None:
@@ -30,17 +34,19 @@ def share_heaps() -> None:
 
 
 class UploadLimit:
-    """ASGI middleware that answers 413 to bodies over a limit, whether they announce it or not."""
+    """ASGI middleware that bounds request bodies: each of them, all together, and in time."""
 
     def __init__(self, app: ASGIApp, *, limit_mb: int) -> None:
         """Guard an application.
 
         Args:
             app: the application.
-            limit_mb: most MiB of a request's body.
+            limit_mb: most MiB of a request's body; all that arrive at once may take twice that.
         """
         self.app = app
         self.limit = limit_mb * MIB
+        self.together = 2 * self.limit
+        self._arriving = 0
         self.text = (
             f"The upload is larger than {limit_mb} MiB, this server's limit. Submit it compressed, "
             "or start the server with a larger --conf max_upload_mb."
@@ -53,16 +59,46 @@ class UploadLimit:
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced) > self.limit:
-            await JSONResponse({"detail": self.text}, 413)(scope, receive, send)
+            await Answer({"detail": self.text}, 413)(scope, receive, send)
             return
-        received = 0
+        body = _Body(self, receive)
+        try:
+            await self.app(scope, body.receive, send)
+        finally:
+            self._arriving -= body.received
 
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.limit:
-                raise HTTPException(413, self.text)
-            return message
+    def take(self, size: int, received: int) -> None:
+        """Count bytes that arrived.
 
-        await self.app(scope, counted, send)
+        Raises:
+            HTTPException: 413, the body is too large; 503, too much arrives at once.
+        """
+        self._arriving += size
+        if received > self.limit:
+            raise HTTPException(413, self.text)
+        if self._arriving > self.together:
+            raise HTTPException(503, TOO_MUCH, {"Retry-After": "10"})
+
+
+class _Body:
+    """A request's body as it arrives."""
+
+    def __init__(self, limit: UploadLimit, receive: Receive) -> None:
+        self._limit = limit
+        self._receive = receive
+        self._complete = False
+        self.received = 0
+
+    async def receive(self) -> Message:
+        if self._complete:  # what comes now is the client's leaving, whenever that is
+            return await self._receive()
+        try:
+            async with asyncio.timeout(NEXT_PART_WITHIN_S):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(408, "The upload stopped arriving.") from None
+        size = len(message.get("body", b""))
+        self.received += size
+        self._complete = not message.get("more_body", False)
+        self._limit.take(size, self.received)
+        return message

@@ -6,13 +6,16 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from uncol.errors import StorageError
 
 GIB = 2**30
+READS = 5  # of a file that is replaced meanwhile
+Content = TypeVar("Content")
 REMEDY = "Free some disk space, or choose another model_dir."
 
 
@@ -89,6 +92,20 @@ def flush(*paths: Path) -> None:
     for path in paths:
         with path.open("rb+") as stream:
             os.fsync(stream.fileno())
+
+
+def unchanged(path: Path, read: Callable[[], Content]) -> tuple[Content, str]:
+    """Read a file that others may replace; return what was read and the digest of that very file.
+
+    Raises:
+        StorageError: the file was replaced each time.
+    """
+    for _ in range(READS):
+        before = file_digest(path)
+        content = read()
+        if file_digest(path) == before:
+            return content, before
+    raise StorageError(f"{path} is replaced all the time; try again when it is not.")
 
 
 def file_digest(path: Path) -> str:

@@ -7,6 +7,8 @@
     split.json                        which annotated cases train, which judge
     queue.json                        the order of the pool
     train_stats.json                  the running or last round, in the keys that viewers read
+    project.json                      which studies the folder is for
+    owner.json                        which server writes now, or wrote last
     embeddings/<generalist>.jsonl     where each case lies in the generalist's space
     versions/<n>/                     manifest.json, student.safetensors
     scores/<n>/                       what was found out about version n after it was published:
@@ -99,6 +101,21 @@ class ModelFolder:
     def lock(self) -> Path:
         """Held while versions change."""
         return self.student / ".lock"
+
+    @property
+    def owner_lock(self) -> Path:
+        """Held by the server as long as it runs."""
+        return self.student / ".owner.lock"
+
+    @property
+    def owner(self) -> Path:
+        """Which server holds the folder."""
+        return self.student / "owner.json"
+
+    @property
+    def project(self) -> Path:
+        """Which studies the folder is for."""
+        return self.student / "project.json"
 
     @property
     def versions(self) -> Path:

@@ -14,13 +14,14 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.utils.others.generic import device_list
 
 from uncol.data.labels import REVIEW_SEGMENTS
-from uncol.data.scan import read_scan
+from uncol.data.scan import read_scan, write_volume
 from uncol.inference.outputs import Segmentation, bands, overlay
 from uncol.inference.summary import Summary
 from uncol.tasks.device import device_of
 from uncol.tasks.markups import markups
 from uncol.tasks.priority import FOREGROUND, Turns
-from uncol.tasks.results import is_on, write_json_result, write_result
+from uncol.tasks.requests import InferWork
+from uncol.tasks.results import new_file, write_json_result, write_result
 from uncol.tasks.served import ServedStudent
 from uncol.types import Array
 from uncol.uncertainty.calibration import Calibration
@@ -90,7 +91,7 @@ class StudentTask(InferTask):  # type: ignore[misc]
         """Say that the task is offered, also before the first training: then it explains itself."""
         return True
 
-    def answer(self, request: Mapping[str, Any]) -> StudentAnswer:
+    def answer(self, work: InferWork) -> StudentAnswer:
         """Segment the requested scan.
 
         Raises:
@@ -99,9 +100,9 @@ class StudentTask(InferTask):  # type: ignore[misc]
             ScanError: the scan cannot be used.
         """
         start = time.time()
-        served = self.served.get(str(device_of(request.get("device"))))
+        served = self.served.get(str(device_of(work.asked.device)))
         with FOREGROUND.computing(self._turns):
-            result = served.segment(read_scan(request["image"], case=request.get("case")))
+            result = served.segment(read_scan(work.image, case=work.case))
         summary = served.summary(result)
         params = StudentParams(
             label_names=dict(self.labels),
@@ -123,15 +124,14 @@ class SegmentTask(StudentTask):
         """Return the options that viewers show."""
         return {**super().config(), **({"to_pacs": False} if self._to_pacs else {})}
 
-    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    def __call__(self, work: InferWork) -> tuple[Path, dict[str, Any]]:
         """Return the label file and its params."""
-        answer = self.answer(request)
+        answer = self.answer(work)
         result = answer.segmentation
-        if any(is_on(request.get(word, False)) for word in ("save_label", "to_pacs")):
-            nifti = {"result_extension": ".nii.gz"}
-            path = write_result(result.uncertainty, result.grid, [], nifti)
-            answer.params.map_file = Path(path)
-        return write_result(result.label, result.grid, list(self.labels), request), answer.params
+        if work.asked.save_label or work.asked.to_pacs:
+            answer.params.map_file = new_file(work.folder, ".nii.gz")
+            write_volume(answer.params.map_file, result.uncertainty, result.grid)
+        return write_result(result.label, result.grid, list(self.labels), work), answer.params
 
 
 class UncertaintyTask(StudentTask):
@@ -144,39 +144,38 @@ class UncertaintyTask(StudentTask):
         """Return the options that Slicer shows."""
         return {**super().config(), "map": False}
 
-    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    def __call__(self, work: InferWork) -> tuple[Path, dict[str, Any]]:
         """Return the bands or the map, and its params."""
-        answer = self.answer(request)
+        answer = self.answer(work)
         result = answer.segmentation
-        asked = request.get("map", False)
-        if asked == "disagreement":
+        if work.asked.map == "disagreement":
             array = result.disagreement
-        elif is_on(asked):
+        elif work.asked.map:
             array = result.uncertainty
         else:
             array = bands(result.uncertainty, answer.calibration)
-        return write_result(array, result.grid, list(self.labels), request), answer.params
+        return write_result(array, result.grid, list(self.labels), work), answer.params
 
 
 class OverlayTask(StudentTask):
     """`uncol_overlay`: anatomy with the bands on top, for OHIF."""
 
-    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    def __call__(self, work: InferWork) -> tuple[Path, dict[str, Any]]:
         """Return anatomy and bands in one label map, and its params."""
-        answer = self.answer(request)
+        answer = self.answer(work)
         result = answer.segmentation
         count = len(self.labels) - len(BAND_VALUES)
         array = overlay(result.label, result.uncertainty, count, answer.calibration)
-        return write_result(array, result.grid, list(self.labels), request), answer.params
+        return write_result(array, result.grid, list(self.labels), work), answer.params
 
 
 class RoisTask(StudentTask):
     """`uncol_rois`: the places worth a look as Slicer Markups ROI JSON."""
 
-    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    def __call__(self, work: InferWork) -> tuple[Path, dict[str, Any]]:
         """Return a Markups file and its params."""
-        answer = self.answer(request)
-        return write_json_result(markups(answer.summary.rois)), answer.params
+        answer = self.answer(work)
+        return write_json_result(markups(answer.summary.rois), work.folder), answer.params
 
 
 def student_tasks(

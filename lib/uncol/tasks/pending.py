@@ -9,16 +9,14 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import HTTPException
-from monailabel.utils.async_tasks.utils import tasks
-
+from uncol.errors import BusyError
 from uncol.storage.files import write_json
 from uncol.storage.model_folder import ModelFolder, checkpoint_in
+from uncol.tasks.jobs import JOBS
 
 logger = logging.getLogger(__name__)
 
 MOST_TRIES = 5  # restarts without progress
-UNDER_WAY = ("SUBMITTED", "RUNNING")
 
 
 class PendingTraining:
@@ -80,18 +78,11 @@ class PendingTraining:
         write_json(self._path, {"options": dict(options), "tries": tries})
 
 
-def under_way() -> bool:
-    """Say whether a training waits or runs."""
-    return any(task["status"] in UNDER_WAY for task in tasks("train"))
-
-
 def refuse_second() -> None:
     """Refuse a training while one waits or runs.
 
     Raises:
-        HTTPException: with status 429, as MONAI Label's own refusal.
+        BusyError: one does.
     """
-    if under_way():
-        raise HTTPException(
-            429, "A training is already under way. Wait for it, or stop it and train again."
-        )
+    if JOBS.under_way("train"):
+        raise BusyError("A training is already under way. Wait for it, or stop it and train again.")

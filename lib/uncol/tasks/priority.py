@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
 
 import psutil
-from monailabel.utils.async_tasks.utils import processes
 
 from uncol.errors import BusyError
+from uncol.tasks.jobs import JOBS, Jobs, Kind
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-BACKGROUND = ("train", "scoring")
+BACKGROUND: tuple[Kind, ...] = ("train", "scoring")
 MOST_WAITING = 16
 SPELL_S = 15.0  # under a continuous stream of requests, children run every other 15 s
 
 
 def make_way(niceness: int) -> None:
-    """Lower this process's priority, and let it die with the server.
-
-    Does nothing outside a process's main thread, which does the work in a child. A child that
-    outlived a killed server, perhaps halted, could hold locks forever.
-    """
+    """Lower the priority of a child; does nothing outside a process's main thread."""
     if threading.current_thread() is threading.main_thread():
         os.nice(niceness)
-        with contextlib.suppress(AttributeError, OSError):  # only Linux has it
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 class Foreground:
@@ -40,8 +31,14 @@ class Foreground:
     and a first mask took three times as long beside a background survey at the lowest priority.
     """
 
-    def __init__(self, *, spell_s: float = SPELL_S) -> None:
-        """Start with nothing in the way."""
+    def __init__(self, jobs: Jobs, *, spell_s: float = SPELL_S) -> None:
+        """Start with nothing in the way.
+
+        Args:
+            jobs: whose children stand still.
+            spell_s: how long at most, under a continuous stream of requests.
+        """
+        self._jobs = jobs
         self._spell_s = spell_s
         self._guard = threading.Lock()
         self._requests = 0
@@ -97,7 +94,7 @@ class Foreground:
             self._shared_until = now + self._spell_s
         elif not self._halted and now > self._shared_until:
             self._halted_at = now
-            self._halted += _halt()
+            self._halted += _halt(self._jobs)
 
     def _resume(self) -> None:
         for process in self._halted:
@@ -134,13 +131,13 @@ class Turns:
 
 
 # of this process; compute in it, but never save: a halted child may hold the datastore's lock
-FOREGROUND = Foreground()
+FOREGROUND = Foreground(JOBS)
 
 
-def _halt() -> Iterator[psutil.Process]:
+def _halt(jobs: Jobs) -> Iterator[psutil.Process]:
     for kind in BACKGROUND:
-        for child in list(processes(kind).values()):
+        job = jobs.running(kind)
+        if job is not None and job.process is not None:
             with contextlib.suppress(psutil.NoSuchProcess):
-                process = psutil.Process(child.pid)
-                process.suspend()
-                yield process
+                job.process.suspend()
+                yield job.process

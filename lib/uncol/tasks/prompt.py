@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,11 @@ from uncol.generalist.models import NO_GENERALIST, load_foundation_model
 from uncol.generalist.models.protocol import FoundationModel
 from uncol.settings import Settings
 from uncol.storage.files import GIB, file_digest
+from uncol.storage.plain import shown
 from uncol.tasks.device import device_of
 from uncol.tasks.infer import as_uint8
 from uncol.tasks.priority import FOREGROUND, Turns
+from uncol.tasks.requests import InferWork
 from uncol.tasks.results import write_result
 
 
@@ -68,12 +69,11 @@ class PromptTask(InferTask):  # type: ignore[misc]
         folder = self.settings.folder.encoded_cache
         return EmbeddingCache(folder, limit_bytes=self.settings.cache_gb * GIB)
 
-    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    def __call__(self, work: InferWork) -> tuple[Path, dict[str, Any]]:
         """Return a mask with value 1 for the requested label.
 
         Args:
-            request: `image`; `label`; `roi` (i0, i1, j0, j1, k0, k1), or `foreground` and
-                `background` clicks, in scan voxels. Clicks may also stand under the label's name.
+            work: with a box or clicks, in scan voxels.
 
         Raises:
             RequestError: nothing usable was marked, or the label is unknown.
@@ -82,15 +82,16 @@ class PromptTask(InferTask):  # type: ignore[misc]
             WeightsError: the generalist's weights are missing.
         """
         start = time.time()
-        label = self._label(request)
-        device = device_of(request.get("device"))
+        asked = work.asked
+        label = self._label(asked.label)
+        device = device_of(asked.device)
         with FOREGROUND.computing(self._turns):
-            scan = read_scan(request["image"], case=request.get("case"))
+            scan = read_scan(work.image, case=work.case)
             prompt = make_prompt(
                 scan.grid.shape,
-                box=request.get("roi"),
-                foreground=request.get("foreground") or request.get(label) or [],
-                background=request.get("background") or [],
+                box=asked.roi,
+                foreground=asked.foreground or asked.clicks.get(label) or [],
+                background=asked.background or [],
             )
             self.model.network.to(device)
             mask = first_mask(
@@ -102,7 +103,7 @@ class PromptTask(InferTask):  # type: ignore[misc]
                     self.model,
                     self.cache,
                     scan,
-                    content=file_digest(Path(request["image"])),
+                    content=file_digest(work.image),
                     modality=self.settings.modality,
                     device=device,
                 ),
@@ -113,13 +114,13 @@ class PromptTask(InferTask):  # type: ignore[misc]
             "latencies": {"total": round(time.time() - start, 2)},
             "teacher": self.model.name,
         }
-        return write_result(as_uint8(mask), scan.grid, [label], request), params
+        return write_result(as_uint8(mask), scan.grid, [label], work), params
 
-    def _label(self, request: Mapping[str, Any]) -> str:
+    def _label(self, asked: str | None) -> str:
         known = list(self.settings.labels)
-        label = request.get("label") or known[0]
+        label = asked or known[0]
         if label not in known:
             raise RequestError(
-                f"'{label}' is not a label of this app; choose one of {', '.join(known)}."
+                f"{shown(label)} is not a label of this app; choose one of {', '.join(known)}."
             )
-        return str(label)
+        return label

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from monailabel.transform.writer import write_seg_nrrd
@@ -16,6 +15,8 @@ from pydicom.dataset import Dataset
 
 from uncol.data.scan import Grid, write_volume
 from uncol.errors import RequestError
+from uncol.storage.plain import shown
+from uncol.tasks.requests import InferWork
 from uncol.types import Array
 
 
@@ -59,56 +60,48 @@ FORMATS: dict[str, Callable[[str, Result], None]] = {
 }
 
 
-def write_result(array: Array, grid: Grid, names: Sequence[str], request: Mapping[str, Any]) -> str:
-    """Write a label map or an uncertainty map to a temporary file and return its path.
+def write_result(array: Array, grid: Grid, names: Sequence[str], work: InferWork) -> Path:
+    """Write a label map or an uncertainty map to the request's folder and return its path.
 
     Args:
         array: `(I, J, K)`.
         grid: its grid.
         names: segment names of values 1...N.
-        request: `result_extension` (default `.nrrd`), `result_compress`.
+        work: says the format, by default `.nrrd`, and whether to compress.
 
     Raises:
         RequestError: the extension is not one we write.
         StorageError: the file cannot be written.
     """
-    extension = str(request.get("result_extension") or ".nrrd").lower()
+    extension = (work.asked.result_extension or ".nrrd").lower()
     if extension not in FORMATS:
-        raise RequestError(f"result_extension '{extension}' is not one of {', '.join(FORMATS)}.")
-    path = temporary(extension)
-    FORMATS[extension](
-        path, Result(array, grid, names, is_on(request.get("result_compress", True)))
-    )
+        raise RequestError(
+            f"result_extension {shown(extension)} is not one of {', '.join(FORMATS)}."
+        )
+    path = new_file(work.folder, extension)
+    FORMATS[extension](str(path), Result(array, grid, names, work.asked.result_compress))
     return path
 
 
-def write_json_result(value: object) -> str:
-    """Write JSON to a temporary file and return its path."""
-    path = temporary(".json")
-    Path(path).write_text(json.dumps(value))
+def write_json_result(value: object, folder: Path) -> Path:
+    """Write JSON to a new file of a folder and return its path."""
+    path = new_file(folder, ".json")
+    path.write_text(json.dumps(value))
     return path
 
 
-def write_dicom_result(dataset: Dataset) -> str:
-    """Write a DICOM data set to a temporary file and return its path."""
-    path = temporary(".dcm")
+def write_dicom_result(dataset: Dataset, folder: Path) -> Path:
+    """Write a DICOM data set to a new file of a folder and return its path."""
+    path = new_file(folder, ".dcm")
     dataset.save_as(path, write_like_original=False)
     return path
 
 
-def temporary(extension: str) -> str:
-    """Return the path of a new temporary file; the server deletes it after answering.
+def new_file(folder: Path, extension: str) -> Path:
+    """Return a new, empty file that only this user may read.
 
-    The files lie in a folder of their own: MONAI Label's client saves an answer under the same
-    name in its temporary folder, and on the same machine the server would delete that one.
+    The client saves an answer under the same name in its temporary folder.
     """
-    folder = Path(tempfile.gettempdir()) / "uncol-results"
-    folder.mkdir(mode=0o700, exist_ok=True)
     number, name = tempfile.mkstemp(suffix=extension, prefix="uncol-", dir=folder)
     os.close(number)
-    return name
-
-
-def is_on(value: object) -> bool:
-    """Read a flag that a client may send as bool or text."""
-    return str(value).strip().lower() in ("true", "1", "yes", "on")
+    return Path(name)

@@ -16,8 +16,10 @@ from uncol.datastores.pool import cases_of
 from uncol.errors import RequestError
 from uncol.selection.survey import survey
 from uncol.settings import Settings
+from uncol.storage.plain import plain_name
 from uncol.tasks.device import device_of
 from uncol.tasks.priority import make_way
+from uncol.tasks.requests import ScoringRequest
 from uncol.training.reporter import Reporter
 from uncol.versions.metrics import dice_per_label, mean_of
 
@@ -42,11 +44,11 @@ class UncolScoring(ScoringMethod):  # type: ignore[misc]
         super().__init__("Estimated quality, uncertainty and places of every unlabeled case")
         self.settings = settings
 
-    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+    def __call__(self, asked: ScoringRequest, datastore: Datastore) -> dict[str, Any]:
         """Score; returns how many were scored, skipped as done, and left out with the reason."""
         make_way(SCORING_NICENESS)
         cases = cases_of(datastore)
-        settings = self.settings.for_round(device_of(request.get("device")))
+        settings = self.settings.for_round(device_of(asked.device))
         return asdict(survey(cases, settings, LogReporter()))
 
 
@@ -61,14 +63,13 @@ class DiceScoring(ScoringMethod):  # type: ignore[misc]
         super().__init__("Dice of two label tags, per label")
         self.labels = labels
 
-    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+    def __call__(self, asked: ScoringRequest, datastore: Datastore) -> dict[str, Any]:
         """Compare tags `y_pred` (default `original`) and `y` (default `final`) of each case.
 
         Raises:
             RequestError: both tags are the same.
         """
-        predicted = str(request.get("y_pred", "original"))
-        truth = str(request.get("y", "final"))
+        predicted, truth = (plain_name(tag, "label tag") for tag in (asked.y_pred, asked.y))
         if predicted == truth:
             raise RequestError(f"Dice needs two different label tags, both are '{truth}'.")
         result: dict[str, Any] = {}

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from uncol.datastores.pool import pool_of
-from uncol.errors import RequestError
 from uncol.selection.queue import Queue
 from uncol.selection.strategies import STRATEGIES, Choice
+from uncol.tasks.requests import SampleRequest
 
 LEASE_S = 30 * 60  # how long a case given to one client is kept from others
 ANYBODY = ""  # OHIF sends no client id, so two of its users cannot be told apart
@@ -55,19 +55,11 @@ class UncolStrategy(Strategy):  # type: ignore[misc]
         self._queue = queue
         self._leases = leases
 
-    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Return the next case for a client: id, score, rank, reason, rois; {} when all are done.
-
-        Raises:
-            RequestError: the seed is not a whole number.
-        """
-        try:
-            seed = int(request.get("seed", 0))
-        except (TypeError, ValueError) as error:
-            raise RequestError(f"The strategy's seed must be a whole number: {error}.") from error
+    def __call__(self, asked: SampleRequest, datastore: Datastore) -> dict[str, Any]:
+        """Return the next case: id, score, rank, reason, rois; {} when all are done."""
         waiting, labeled = pool_of(datastore)
-        order = self._queue.order(self._name, seed, waiting=waiting, labeled=labeled)
-        chosen = self._leases.take(order, str(request.get("client_id") or ANYBODY))
+        order = self._queue.order(self._name, asked.seed, waiting=waiting, labeled=labeled)
+        chosen = self._leases.take(order, asked.client_id or ANYBODY)
         if chosen is None:
             return {}
         score = self._queue.score(chosen.case)
@@ -93,10 +85,10 @@ class ViewerRandom(Strategy):  # type: ignore[misc]
         super().__init__(random.description)
         self._random, self._uncol = random, uncol
 
-    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+    def __call__(self, asked: SampleRequest, datastore: Datastore) -> dict[str, Any]:
         """Return the next case."""
-        chosen = self._random if request.get("client_id") else self._uncol
-        return chosen(request, datastore)
+        chosen = self._random if asked.client_id else self._uncol
+        return chosen(asked, datastore)
 
 
 def strategies(queue: Queue) -> dict[str, Strategy]:

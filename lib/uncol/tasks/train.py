@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
-from monailabel.utils.async_tasks.utils import processes
 from monailabel.utils.others.generic import device_list
 
 from uncol.calibration.accuracy import shown_accuracy
@@ -20,9 +19,10 @@ from uncol.errors import RequestError, UncolError
 from uncol.round_settings import RoundSettings
 from uncol.settings import Settings
 from uncol.tasks.device import device_of
+from uncol.tasks.jobs import JOBS
 from uncol.tasks.pending import PendingTraining
 from uncol.tasks.priority import make_way
-from uncol.tasks.results import is_on
+from uncol.tasks.requests import TrainRequest
 from uncol.training.progress import ProgressFile, read_stats
 from uncol.training.round import check_pool, train_round
 from uncol.versions.store import ModelStore
@@ -59,10 +59,14 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
     def stats(self) -> dict[str, Any]:
         """Return the state of the running or last round, in the keys that Slicer reads."""
         stats = read_stats(self.folder.train_stats)
-        if stats and "total_time" not in stats and not processes("train"):
-            # stopped: MONAI Label kills the child, which can write no last state
+        job = JOBS.last("train")
+        if stats and "total_time" not in stats and not JOBS.under_way("train"):
+            # the child was killed, and could write no last state
             stats["total_time"] = stats.pop("current_time", "0:00:00")
-            stats["phase"] = "stopped"
+            failed = job is not None and job.status == "ERROR"
+            stats["phase"] = "failed" if failed else "stopped"
+            if job is not None and failed:
+                stats["error"] = job.details[-1]
         store = ModelStore(self.folder.root)
         version = store.current()
         if stats and version is not None:
@@ -73,32 +77,27 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
             stats["label_check"] = [doubt.text for doubt in read_doubts(store, version)[:SHOWN]]
         return stats
 
-    def check(self, request: Mapping[str, Any], datastore: Datastore) -> None:
+    def check(self, asked: TrainRequest, datastore: Datastore) -> None:
         """Refuse at once what would only fail later in the child.
 
         Raises:
             TrainingError: the pool cannot be trained on.
             RequestError: an option has an impossible value.
         """
-        options = self.options(request)
+        options = self.options(asked)
         check_pool(
             sorted(datastore.get_labeled_images()),
             sorted(datastore.get_unlabeled_images()),
             labeled_only=options.labeled_only,
         )
 
-    def options(self, request: Mapping[str, Any]) -> RoundSettings:
+    def options(self, asked: TrainRequest) -> RoundSettings:
         """Return the settings of a round.
 
         Raises:
             RequestError: an option has an impossible value.
         """
-        try:
-            seed, scale = int(request.get("seed", 0)), float(request.get("step_scale", 1.0))
-        except (TypeError, ValueError) as error:
-            raise RequestError(
-                f"Training options seed and step_scale must be numbers: {error}."
-            ) from error
+        seed, scale = asked.seed, asked.step_scale
         if not 0 <= seed < 2**32:
             raise RequestError(f"seed must be from 0 to {2**32 - 1}, got {seed}.")
         if not 0 < scale <= MAX_STEP_SCALE:
@@ -106,22 +105,22 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
                 f"step_scale must be over 0 and at most {MAX_STEP_SCALE}, got {scale}."
             )
         return replace(
-            self.settings.for_round(device_of(request.get("device"))),
+            self.settings.for_round(device_of(asked.device)),
             seed=seed,
             step_scale=scale,
-            labeled_only=is_on(request.get("labeled_only", False)),
+            labeled_only=asked.labeled_only,
         )
 
-    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+    def __call__(self, asked: TrainRequest, datastore: Datastore) -> dict[str, Any]:
         """Train and publish; returns the last state."""
         make_way(TRAINING_NICENESS)
         pending = PendingTraining(self.folder)
         progress = ProgressFile(self.folder.train_stats, self.folder.runs)
         try:
             cases = cases_of(datastore)
-            outcome = train_round(cases, self.options(request), progress)
-        except UncolError as error:
-            progress.finish("failed", error=str(error))
+            outcome = train_round(cases, self.options(asked), progress)
+        except Exception as error:  # what fails in an unforeseen way would fail again, too
+            progress.finish("failed", error=_in_words(error))
             pending.over()
             raise
         pending.over()  # if anything else ends it, the next start of the server resumes it
@@ -130,3 +129,12 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
         for name, reason in outcome.left_out.items():
             logger.warning("Left out %s: %s", name, reason)
         return self.stats()
+
+
+def _in_words(error: Exception) -> str:
+    """Return why a training failed."""
+    if isinstance(error, UncolError):
+        return str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "Memory ran out. Close other programs or use a smaller preset, then train again."
+    return f"Unexpected {type(error).__name__}; the server's log has the trace."

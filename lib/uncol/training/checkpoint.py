@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
+import logging
 import time
+import zipfile
 from pathlib import Path
 
 import torch
 
 from uncol.storage.files import replacing
 from uncol.training.loop import Trainer
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY_S = 20.0
 RESUME = "Free some disk space and press Train again: the run resumes from its last checkpoint."
@@ -33,12 +36,22 @@ class Checkpoint:
         self._saved_at = time.monotonic()
 
     def restore(self, trainer: Trainer) -> bool:
-        """Let a fresh trainer resume where the run was; False if the run has no checkpoint."""
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (FileNotFoundError, EOFError, RuntimeError, pickle.UnpicklingError):
+        """Let a fresh trainer resume where the run was; False if the run has no checkpoint.
+
+        A damaged checkpoint, which a full disk or a broken one leaves, counts as none.
+        """
+        if not self.path.exists():
             return False
-        if state.get("key") != self.key:
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                damaged = archive.testzip()
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            key = state["key"]
+        except Exception as error:  # there is no end to what damaged bytes raise
+            damaged, key = str(error) or type(error).__name__, None
+        if damaged:
+            logger.warning("The checkpoint is damaged, the run starts afresh: %s", damaged)
+        if damaged or key != self.key:
             return False
         trainer.load_state_dict(state["trainer"])
         return True

@@ -40,10 +40,11 @@ class PreparedPool:
         The scan is the prepared one; held-out cases are not prepared, so it is their file.
         """
         keys = {case.name: case.key for case in (*self.labeled, *self.unlabeled)}
+        labels = {case.name: case.label_digest for case in self.labeled}
         return {
             case.name: (
                 keys.get(case.name) or file_digest(case.image),
-                file_digest(case.label) if case.label is not None else "",
+                labels.get(case.name) or (file_digest(case.label) if case.label else ""),
             )
             for case in (*self.pool.labeled, *self.pool.held_out, *self.pool.unlabeled)
             if case.name in keys or case.label is not None

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from uncol.data.scan import read_label
-from uncol.datastores import studies as module
 from uncol.datastores.pool import case_of, cases_of
 from uncol.datastores.studies import UncolDatastore
 from uncol.errors import LabelError, RequestError, ScanError, StorageError
@@ -146,12 +145,6 @@ def test_an_unreadable_scan_is_not_added(store, tmp_path) -> None:
     with pytest.raises(ScanError, match="'bad'"):
         store.add_image("bad", str(bad), {})
     assert store.list_images() == ["one", "two"]
-
-
-def test_names_are_checked_by_one_rule() -> None:
-    module.check_name("patient 01.final", "image id")
-    with pytest.raises(RequestError, match="label tag"):
-        module.check_name("..", "label tag")
 
 
 def test_another_scan_under_an_id_that_is_taken_is_refused(store, label, tmp_path) -> None:

@@ -9,7 +9,7 @@ class Client:
     def __init__(self, *uids):
         self.uids = uids
 
-    def search_for_series(self, *, search_filters, limit, offset):
+    def search_for_series(self, *, search_filters, fields, limit, offset):
         found = [
             {"0020000E": {"vr": "UI", "Value": [uid]}, "0020000D": {"vr": "UI", "Value": ["1.2"]}}
             for uid in self.uids
@@ -26,9 +26,9 @@ def test_a_uid_that_is_none_never_becomes_a_folder_s_name(uid):
 class Capped(Client):
     """Gives fewer than it is asked for, and some that are no DICOM."""
 
-    def search_for_series(self, *, search_filters, limit, offset):
+    def search_for_series(self, *, search_filters, fields, limit, offset):
         return super().search_for_series(
-            search_filters=search_filters, limit=min(limit, 100), offset=offset
+            search_filters=search_filters, fields=fields, limit=min(limit, 100), offset=offset
         )
 
 
@@ -40,8 +40,10 @@ def test_a_server_that_caps_its_pages_does_not_hide_the_rest():
 class Deaf(Client):
     """Ignores limit and offset."""
 
-    def search_for_series(self, *, search_filters, limit, offset):
-        return super().search_for_series(search_filters=search_filters, limit=10**6, offset=0)
+    def search_for_series(self, *, search_filters, fields, limit, offset):
+        return super().search_for_series(
+            search_filters=search_filters, fields=fields, limit=10**6, offset=0
+        )
 
 
 def test_a_server_that_ignores_offsets_is_not_asked_for_ever():

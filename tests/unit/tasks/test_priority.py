@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 import threading
@@ -6,21 +5,26 @@ import time
 
 import psutil
 import pytest
-from monailabel.utils.async_tasks import utils
 
 from uncol.errors import BusyError
-from uncol.settings import REPOSITORY
+from uncol.tasks.jobs import Job, Jobs
 from uncol.tasks.priority import Foreground, Turns
 
 COUNT = "import sys\nwhile True: sys.stdout.write('.'); sys.stdout.flush()"
 
 
 @pytest.fixture
-def child(monkeypatch):
-    """A real child process, registered as MONAI Label registers a scoring."""
+def jobs():
+    return Jobs()
+
+
+@pytest.fixture
+def child(jobs):
+    """A real child process that is a running scoring."""
     process = subprocess.Popen([sys.executable, "-c", COUNT], stdout=subprocess.DEVNULL)
-    monkeypatch.setitem(utils.background_processes, "scoring", {"id": process})
-    yield psutil.Process(process.pid)
+    job = Job("scoring", {}, status="RUNNING", process=psutil.Process(process.pid))
+    jobs._jobs["scoring"] = [job]
+    yield job.process
     process.kill()
     process.wait()
 
@@ -60,8 +64,8 @@ def works(process: psutil.Process) -> bool:
     raise AssertionError(f"{process} neither computes nor stands still")
 
 
-def test_children_stand_still_until_the_last_request_is_done(child) -> None:
-    foreground = Foreground()
+def test_children_stand_still_until_the_last_request_is_done(child, jobs) -> None:
+    foreground = Foreground(jobs)
     assert works(child)
     with foreground.request():
         assert not works(child)
@@ -71,14 +75,14 @@ def test_children_stand_still_until_the_last_request_is_done(child) -> None:
     assert works(child)
 
 
-def test_a_failed_request_lets_them_go_on(child) -> None:
-    with pytest.raises(ValueError, match="no"), Foreground().request():
+def test_a_failed_request_lets_them_go_on(child, jobs) -> None:
+    with pytest.raises(ValueError, match="no"), Foreground(jobs).request():
         raise ValueError("no")
     assert works(child)
 
 
-def test_a_child_that_ended_meanwhile_is_no_trouble(child) -> None:
-    foreground = Foreground()
+def test_a_child_that_ended_meanwhile_is_no_trouble(child, jobs) -> None:
+    foreground = Foreground(jobs)
     with foreground.request():
         child.kill()
         psutil.wait_procs([child], timeout=5)
@@ -86,13 +90,13 @@ def test_a_child_that_ended_meanwhile_is_no_trouble(child) -> None:
         pass
 
 
-def test_without_children_nothing_happens() -> None:
-    with Foreground().request():
+def test_without_children_nothing_happens(jobs) -> None:
+    with Foreground(jobs).request():
         pass
 
 
-def test_where_requests_never_end_children_get_every_second_spell(child, clock) -> None:
-    foreground = Foreground(spell_s=15)
+def test_where_requests_never_end_children_get_every_second_spell(child, jobs, clock) -> None:
+    foreground = Foreground(jobs, spell_s=15)
     with foreground.request():
         assert not works(child)
         clock.sleep(16)
@@ -104,8 +108,10 @@ def test_where_requests_never_end_children_get_every_second_spell(child, clock) 
     assert works(child)
 
 
-def test_in_their_spell_children_are_left_alone_as_long_as_a_request_took(child, clock) -> None:
-    foreground, turns = Foreground(spell_s=15), Turns()
+def test_in_their_spell_children_are_left_alone_as_long_as_a_request_took(
+    child, jobs, clock
+) -> None:
+    foreground, turns = Foreground(jobs, spell_s=15), Turns()
     with foreground.request():  # of another client, without a gap
         clock.sleep(16)
         with foreground.computing(turns):  # ends the requests' spell
@@ -119,28 +125,6 @@ def test_in_their_spell_children_are_left_alone_as_long_as_a_request_took(child,
         clock.sleep(3)
     with foreground.computing(turns):
         assert clock.now - start == 3  # alone, nobody waits
-
-
-def test_a_child_dies_with_the_server_that_started_it() -> None:
-    child = (
-        "from uncol.tasks.priority import make_way; make_way(1); print('up', flush=True); input()"
-    )
-    server = (
-        "import subprocess, sys, time\n"
-        f"p = subprocess.Popen([sys.executable, '-c', {child!r}], stdin=subprocess.PIPE)\n"
-        "print(p.pid, flush=True)\ntime.sleep(60)"
-    )
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY / "lib")}
-    started = subprocess.Popen(
-        [sys.executable, "-c", server], stdout=subprocess.PIPE, text=True, env=env
-    )
-    process = psutil.Process(int(started.stdout.readline()))
-    assert started.stdout.readline() == "up\n"
-    process.suspend()
-    started.kill()
-    started.communicate()  # closes its pipe, too
-    psutil.wait_procs([process], timeout=10)
-    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def test_requests_compute_one_at_a_time_and_few_may_wait() -> None:

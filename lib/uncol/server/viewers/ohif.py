@@ -1,4 +1,4 @@
-"""Mends of the OHIF that MONAI Label's wheel ships: its scripts are corrected when served.
+"""The OHIF that MONAI Label's wheel ships: its files, and its scripts as they are served.
 
 tests/integration/test_mends.py fails once a line to correct is no longer there.
 """
@@ -8,8 +8,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from fastapi.responses import Response
-from monailabel.endpoints import ohif as ohif_endpoint
+from monailabel import endpoints
 
 OHIF_MENDS = {
     # Export DICOM SEG forgets to say where to: "Cannot read properties of undefined"
@@ -35,27 +34,22 @@ OHIF_MENDS = {
 }
 
 
-def mend_ohif() -> None:
-    """Let OHIF store what was drawn and show maps where they belong, see `OHIF_MENDS`."""
-    folder = Path(ohif_endpoint.__file__).parent / "static" / "ohif"
-    original = ohif_endpoint.get_ohif
+STATIC = Path(endpoints.__file__).parent / "static"
+# every file that may be sent, by its address
+OHIF = {
+    str(path.relative_to(STATIC / "ohif")): path
+    for path in (STATIC / "ohif").rglob("*")
+    if path.is_file()
+}
 
-    @functools.cache
-    def mended(name: str) -> str | None:
-        """Return the corrected script; None if there is nothing to correct."""
-        text = (folder / name).read_text(encoding="utf-8")
-        wrong = [before for before in OHIF_MENDS if before in text]
-        for before in wrong:
-            text = text.replace(before, OHIF_MENDS[before])
-        return text if wrong else None
 
-    scripts = {path.name for path in folder.glob("*.js")}
-
-    def get_ohif(path: str) -> Response:
-        text = mended(path) if path in scripts else None
-        if text is not None:
-            return Response(text, media_type="text/javascript")
-        served: Response = original(path)
-        return served
-
-    ohif_endpoint.get_ohif = get_ohif
+@functools.cache
+def mended(path: Path) -> str | None:
+    """Return a script with its mistakes mended; None if there is nothing to mend in a file."""
+    if path.suffix != ".js":
+        return None
+    text = path.read_text(encoding="utf-8")
+    wrong = [before for before in OHIF_MENDS if before in text]
+    for before in wrong:
+        text = text.replace(before, OHIF_MENDS[before])
+    return text if wrong else None

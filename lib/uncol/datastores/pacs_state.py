@@ -1,0 +1,160 @@
+"""What the server itself knows of the scans of a PACS; no client writes it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from uncol.dicom.web import UID
+
+logger = logging.getLogger(__name__)
+
+# what earlier versions words of a scan and its label among the notes that clients may write
+SCAN_WORDS = ("unusable", "label_refused", "segmentations", "results")
+IDS = ("SeriesInstanceUID", "StudyInstanceUID")
+LABEL_WORDS = ("pacs", "SeriesInstanceUID", "listed")
+
+
+class StoredResult(BaseModel):
+    """A student's result in the PACS.
+
+    Attributes:
+        series: its SeriesInstanceUID.
+        instance: its SOPInstanceUID.
+        sop_class: its SOPClassUID.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    series: str
+    instance: str
+    sop_class: str
+
+
+class LabelState(BaseModel):
+    """Where a submitted label is.
+
+    Attributes:
+        pacs: whether the PACS has it, or it waits to be sent.
+        series: its SeriesInstanceUID there; empty while it waits.
+        listed: whether the PACS has listed it since: what was listed and is no more was deleted.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    pacs: Literal["waiting", "stored"]
+    series: str = ""
+    listed: bool = False
+
+
+class ScanState(BaseModel):
+    """A scan.
+
+    Attributes:
+        study_uid: its StudyInstanceUID.
+        tags: what the PACS lists of it.
+        count: number of its instances, as listed or as fetched; None if not known.
+        unusable: why it cannot be used; empty if it can.
+        label_refused: why the latest segmentation is not its label; empty if it is.
+        segmentations: SeriesInstanceUIDs of its segmentations, as they arrived.
+        results: the student's results by kind.
+        label: where its submitted label is; None if it has none.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    study_uid: str
+    tags: dict[str, str] = {}
+    count: int | None = None
+    unusable: str = ""
+    label_refused: str = ""
+    segmentations: tuple[str, ...] = ()
+    results: dict[str, StoredResult] = {}
+    label: LabelState | None = None
+
+    def told(self, uid: str) -> dict[str, Any]:
+        """Return what clients see of a scan."""
+        seen: dict[str, Any] = {**self.tags, "SeriesInstanceUID": uid}
+        seen["StudyInstanceUID"] = self.study_uid
+        seen |= {word: value for word in SCAN_WORDS if (value := getattr(self, word))}
+        if self.segmentations:
+            seen["segmentations"] = list(self.segmentations)
+        if self.results:
+            seen["results"] = {kind: one.model_dump() for kind, one in self.results.items()}
+        return seen
+
+    def told_of_label(self) -> dict[str, Any]:
+        """Return what clients see of its submitted label."""
+        if self.label is None:
+            return {}
+        seen: dict[str, Any] = {"pacs": self.label.pacs, "listed": self.label.listed}
+        return {**seen, **({"SeriesInstanceUID": self.label.series} if self.label.series else {})}
+
+
+def from_notes(uid: str, image: dict[str, Any], label: dict[str, Any] | None) -> ScanState | None:
+    """Take over what an earlier version kept among a scan's notes; it is taken out of them.
+
+    What is not of its right kind is dropped: clients could write it.
+
+    Args:
+        uid: the scan's SeriesInstanceUID.
+        image: its notes.
+        label: the notes of its submitted label, if it has one.
+
+    Returns:
+        The state; None if the notes hold none.
+    """
+    if "StudyInstanceUID" not in image:
+        return None
+    study = image.pop("StudyInstanceUID")
+    image.pop("SeriesInstanceUID", None)
+    words: dict[str, Any] = {word: image.pop(word) for word in SCAN_WORDS if word in image}
+    tags = {word: value for word, value in image.items() if word[:1].isupper()}
+    for word in tags:
+        del image[word]
+    of_label = {word: label.pop(word) for word in LABEL_WORDS if label and word in label}
+    state = ScanState(
+        study_uid=study if _is_uid(study) else "",
+        tags={word: value for word, value in tags.items() if isinstance(value, str)},
+    )
+    results = words.get("results")
+    changes: dict[str, Any] = {
+        "unusable": words.get("unusable"),
+        "label_refused": words.get("label_refused"),
+        "segmentations": words.get("segmentations"),
+        "results": _results(results) if isinstance(results, Mapping) else None,
+        "label": _label(of_label) if of_label else None,
+    }
+    for word, value in changes.items():
+        if value:
+            try:
+                state = ScanState.model_validate({**state.model_dump(), word: value})
+            except ValidationError:
+                logger.warning("The note %r of scan %s was not one of ours; dropped", word, uid)
+    safe = {k: one for k, one in state.results.items() if one.series != uid}
+    return state.model_copy(update={"results": safe})
+
+
+def _results(notes: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        kind: {"series": one["series"], "instance": one["instance"], "sop_class": one["class"]}
+        for kind, one in notes.items()
+        if isinstance(one, dict)
+        and all(_is_uid(one.get(word)) for word in ("series", "instance", "class"))
+    }
+
+
+def _label(notes: Mapping[str, Any]) -> dict[str, Any]:
+    series = notes.get("SeriesInstanceUID", "")
+    return {
+        "pacs": notes.get("pacs"),
+        "series": series if _is_uid(series) else "",
+        "listed": bool(notes.get("listed")),
+    }
+
+
+def _is_uid(value: object) -> bool:
+    return isinstance(value, str) and UID.fullmatch(value) is not None

@@ -1,0 +1,97 @@
+"""What routes are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Never
+
+from fastapi import Depends, HTTPException
+
+from uncol.errors import RequestError
+from uncol.server.access import Access, Role, word_of
+from uncol.server.answers import Answer
+from uncol.server.desk import Desk
+from uncol.server.sessions import Sessions
+from uncol.storage.plain import shown
+from uncol.tasks.jobs import JOBS, Job, Kind
+from uncol.versions.store import ModelStore
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What routes are made of.
+
+    Attributes:
+        desk: takes requests.
+        access: checks tokens and roles.
+        models: the versions that clients may look at.
+        sessions: uploads that are no cases; None if they are switched off.
+    """
+
+    desk: Desk
+    access: Access
+    models: ModelStore
+    sessions: Sessions | None
+
+    def rule(self, role: Role, text: str) -> dict[str, Any]:
+        """Return a route's role and summary; MONAI Label's summaries begin with the role."""
+        summary = f"|RBAC: {word_of(role)}| - {text}" if self.access.realm else text
+        return {"dependencies": [Depends(self.access.needs(role))], "summary": summary}
+
+    def someone(self, role: Role) -> Any:
+        """Return the default of a route's parameter `user`: who asks, if they have a role."""
+        return Depends(self.access.needs(role))
+
+
+def status_of(kind: Kind, *, every: bool, only_running: bool) -> Answer:
+    """Answer how far jobs of a kind are, as MONAI Label does.
+
+    Raises:
+        HTTPException: 404, there is none.
+    """
+    jobs = JOBS.all(kind)
+    if only_running:
+        running = JOBS.running(kind)
+        if running is None:
+            _none(f"No {kind} task is running.")
+        return Answer(running.shown())
+    if not jobs:
+        _none(f"There was no {kind} task yet.")
+    return Answer([job.shown() for job in jobs] if every else jobs[-1].shown())
+
+
+def answer_of(job: Job, *, wait: bool) -> Answer:
+    """Answer a job that was started; or what it came to, if the client waits for it.
+
+    Raises:
+        HTTPException: 500, it failed.
+    """
+    if not wait:
+        return Answer(job.shown())
+    job.over.wait()
+    if job.status != "DONE":
+        raise HTTPException(500, f"The {job.kind} task ended as {job.status}. {last_line(job)}")
+    return Answer(job.result)
+
+
+def refuse_unknown(bodies: Mapping[str, Any], known: Mapping[str, Any], kind: str) -> None:
+    """Refuse options of tasks that do not exist.
+
+    Raises:
+        RequestError: there is such a name.
+    """
+    unknown = sorted(bodies.keys() - known.keys())
+    if unknown:
+        raise RequestError(
+            f"There is no {kind} {shown(unknown[0])}; choose one of {', '.join(known)}."
+        )
+
+
+def last_line(job: Job) -> str:
+    """Return what a job said last."""
+    return job.details[-1] if job.details else ""
+
+
+def _none(text: str) -> Never:
+    raise HTTPException(404, text)

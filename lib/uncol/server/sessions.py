@@ -1,0 +1,162 @@
+"""Scans that a client uploads for a while, without making cases of them."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastapi import UploadFile
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from uncol.errors import RequestError, StorageError
+from uncol.server.archives import unpack
+from uncol.server.door import keep_upload
+from uncol.storage.files import write_text
+from uncol.storage.plain import PlainName, is_plain, path_in, plain_name
+
+logger = logging.getLogger(__name__)
+
+RECORD = "session.json"
+CONTENT = "content"  # folder of the uploaded files
+LEAST_S = 60
+MOST_FILES = 10_000
+
+
+class Session(BaseModel):
+    """One upload.
+
+    Attributes:
+        name: its id.
+        image: name of the uploaded file, or of the folder with all of them, in the session.
+        create_ts: when it was made, seconds since 1970.
+        last_access_ts: when it was last used.
+        expiry: seconds without use after which it goes.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    image: str
+    create_ts: float
+    last_access_ts: float
+    expiry: int
+
+
+class Sessions:
+    """All uploads of this kind, each in a folder of its own."""
+
+    def __init__(self, folder: Path, *, longest_s: int, limit_bytes: int) -> None:
+        """Open them; what is left of an earlier server goes.
+
+        Args:
+            folder: holds them; made if missing.
+            longest_s: most seconds that one is kept without use.
+            limit_bytes: most bytes of an unpacked archive.
+        """
+        self._folder = folder
+        self._longest_s = longest_s if longest_s > LEAST_S else 3600
+        self._limit = limit_bytes
+        folder.mkdir(parents=True, exist_ok=True)
+        self.sweep()
+
+    def add(self, uploads: Sequence[UploadFile], *, unpacked: bool, expiry: int) -> Session:
+        """Keep uploaded files.
+
+        Args:
+            uploads: one scan, or the files of one.
+            unpacked: whether a single file is an archive to be unpacked.
+            expiry: seconds to keep it without use; 0 for the longest.
+
+        Raises:
+            RequestError: a name or an archive is not allowed; nothing is kept.
+            StorageError: it could not be written; nothing is kept.
+        """
+        now = time.time()
+        name = plain_name(str(uuid.uuid4()), "session id")
+        home = path_in(self._folder, name)
+        try:
+            content = home / CONTENT
+            content.mkdir(parents=True, mode=0o700)
+            image = self._receive(uploads, content, unpacked=unpacked)
+            kept_s = min(expiry, self._longest_s) if expiry > 0 else self._longest_s
+            session = Session(
+                name=name, image=image, create_ts=now, last_access_ts=now, expiry=kept_s
+            )
+            write_text(home / RECORD, session.model_dump_json())
+        except BaseException as error:  # whatever it was, nothing half-received stays
+            shutil.rmtree(home, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise StorageError(f"The session could not be kept: {error}.") from error
+            raise
+        return session
+
+    def get(self, name: str, *, used: bool = True) -> Session | None:
+        """Return a session; None if there is none.
+
+        Args:
+            name: what a client calls it.
+            used: whether this counts as use.
+        """
+        if not is_plain(name):
+            return None
+        home = path_in(self._folder, plain_name(name, "session id"))
+        try:
+            session = Session.model_validate_json((home / RECORD).read_text())
+        except (OSError, ValidationError, ValueError):
+            return None
+        if session.name != name or not is_plain(session.image):
+            return None
+        if used:
+            session = session.model_copy(update={"last_access_ts": time.time()})
+            write_text(home / RECORD, session.model_dump_json())
+        return session
+
+    def image(self, session: Session) -> Path:
+        """Return the file of a session's scan, or the folder with its files."""
+        home = path_in(self._folder, plain_name(session.name, "session id"))
+        if session.image == CONTENT:
+            return home / CONTENT
+        return path_in(home / CONTENT, plain_name(session.image, "file name"))
+
+    def remove(self, name: str) -> Session | None:
+        """Forget a session and return what it was; None if there was none."""
+        session = self.get(name, used=False)
+        if session is not None:
+            home = path_in(self._folder, plain_name(session.name, "session id"))
+            shutil.rmtree(home, ignore_errors=True)
+        return session
+
+    def sweep(self) -> None:
+        """Remove what has expired, and what is no whole session."""
+        for home in self._folder.iterdir():
+            if not home.is_dir():
+                continue
+            session = self.get(home.name, used=False)
+            if session is None or session.last_access_ts + session.expiry < time.time():
+                logger.info("Session %s goes: it is over or not whole", home.name)
+                shutil.rmtree(home, ignore_errors=True)
+
+    def _receive(self, uploads: Sequence[UploadFile], content: Path, *, unpacked: bool) -> str:
+        if not 1 <= len(uploads) <= MOST_FILES:
+            raise RequestError(f"A session holds 1 to {MOST_FILES} files, got {len(uploads)}.")
+        names = [_name(upload) for upload in uploads]
+        if unpacked and len(uploads) == 1:
+            archive = keep_upload(uploads[0], content.parent, "archive")
+            content.rmdir()
+            unpack(archive, content, limit_bytes=self._limit)
+            archive.unlink()
+            return CONTENT
+        for upload, name in zip(uploads, names, strict=True):
+            with path_in(content, name).open("xb") as stream:
+                shutil.copyfileobj(upload.file, stream)
+        return names[0] if len(names) == 1 else CONTENT
+
+
+def _name(upload: UploadFile) -> PlainName:
+    """Return an uploaded file's own name without the folders that some browsers send."""
+    text = (upload.filename or "").replace("\\", "/").rpartition("/")[2]
+    return plain_name(text, "file name")
