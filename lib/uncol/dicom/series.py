@@ -19,6 +19,7 @@ from uncol.types import Array
 UNEVEN = 0.02  # share of the slice distance by which slices may lie unevenly
 SKEW = 0.01  # share of the slice distance by which slices may be shifted against each other
 
+MOST_ALONG_AN_AXIS = 32767  # NIfTI, which mirrors a series, holds no more
 FARTHEST_MM = 1e5  # from the origin
 PLACING = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 
@@ -126,7 +127,8 @@ def _check_numbers(
         and bool(np.isclose(np.linalg.norm(normal), 1.0, atol=1e-2)),
         "ImagePositionPatient": positions.shape[1:] == (3,)
         and bool((np.abs(positions) < FARTHEST_MM).all()),
-        "Rows and Columns": 0 < int(first.Rows) * int(first.Columns) * len(positions) <= MAX_VOXELS,
+        "Rows and Columns": max(int(first.Rows), int(first.Columns)) <= MOST_ALONG_AN_AXIS
+        and 0 < int(first.Rows) * int(first.Columns) * len(positions) <= MAX_VOXELS,
     }
     wrong = [word for word, right in sound.items() if not right]
     if wrong:
@@ -164,6 +166,7 @@ def read_series(folder: Path, *, case: str) -> tuple[Volume, Series]:
         ScanError: a file is damaged, or the slices do not make up a volume.
     """
     series = read_headers(folder, case=case)
+    _check_lengths(series.headers, case)
     try:
         files = [str(Path(str(header.filename))) for header in series.headers]
         array = sitk.GetArrayFromImage(sitk.ReadImage(files))  # (K, J, I); GDCM decompresses
@@ -173,6 +176,21 @@ def read_series(folder: Path, *, case: str) -> tuple[Volume, Series]:
     if array.ndim != 3:
         raise ScanError(f"Series '{case}' is not in grey values.")
     return Volume(np.ascontiguousarray(array.T, dtype=np.float32), series.grid), series
+
+
+def _check_lengths(headers: Sequence[Dataset], case: str) -> None:
+    """Refuse images that say they have more pixels than they hold: readers would invent the rest.
+
+    Raises:
+        ScanError: there are such.
+    """
+    for header in headers:
+        stated = int(header.Rows) * int(header.Columns) * int(header.BitsAllocated) // 8
+        packed = header.file_meta.TransferSyntaxUID.is_compressed
+        if not packed and Path(str(header.filename)).stat().st_size < stated:
+            raise ScanError(
+                f"An image of series '{case}' holds fewer pixels than it says; it is damaged."
+            )
 
 
 def _step(positions: Array, heights: Array, first: Dataset, normal: Array, case: str) -> Array:

@@ -217,6 +217,7 @@ def test_images_of_another_series_are_not_taken(site: Site) -> None:
     one, two = (series.uid for series in site.series[:2])
     study = [series.study_uid for series in site.series]
     Between.swapped.update({f"{study[0]}/series/{one}": f"{study[1]}/series/{two}"})
+    assert len(store.list_images()) == 2
     with pytest.raises(PacsError, match="gave images of"):
         store.get_image_uri(one)
     Between.swapped.clear()
