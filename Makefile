@@ -33,7 +33,7 @@ test: $(VENV)/.ready-dev    ## run all tests
 	$(BIN)/python -m pytest -q -m "not integration and not slow and not gpu and not browser and not faults"
 	$(BIN)/python -m pytest -q -m "integration or slow or browser or faults"
 
-faults: $(VENV)/.ready-dev    ## kill processes at random moments [N=200]
+faults: $(VENV)/.ready-dev    ## kill processes and send requests at random [N=200]
 	UNCOL_FAULTS=$(N) $(BIN)/python -m pytest -q -s tests/faults
 
 lint: $(VENV)/.ready-dev    ## check format, style, types, complexity and file sizes

@@ -31,6 +31,7 @@ from uncol.packages import report_header
 from uncol.selection.queue import Queue
 from uncol.selection.scores import LabelScore, Score, scores_of
 from uncol.storage.files import write_text
+from uncol.tasks.requests import SampleRequest
 from uncol.tasks.strategy import Leases, UncolStrategy
 from uncol.versions.store import ModelStore
 
@@ -102,7 +103,7 @@ def in_process(
     # it writes 10 ** rank to its log, which Python refuses from some 4,300 images on
     sys.set_int_max_str_digits(0)
     return (
-        timed(lambda n: ours({"client_id": f"client {n}"}, store), count),
+        timed(lambda n: ours(SampleRequest(client_id=f"client {n}"), store), count),
         timed(lambda n: theirs({"strategy": "epistemic"}, store), THEIRS),
     )
 

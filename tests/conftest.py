@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
+from realm import RealmStandIn
 from torch import nn
 
 # before they are imported: each call checks the shapes that its signature names
@@ -233,3 +234,12 @@ def tiny_settings():
         )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def realm():
+    """A realm that signs tokens; a test that changes it leaves it as it was."""
+    made = RealmStandIn()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()

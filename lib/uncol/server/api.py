@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from secure.middleware import SecureASGIMiddleware
@@ -15,23 +12,20 @@ from uncol import __version__
 from uncol.server.answers import Answer
 from uncol.server.browsers import Allowed, SameOrigin, page_headers
 from uncol.server.door import RequestFolders
-from uncol.server.errors import Places, UnexpectedErrors, answer_errors
+from uncol.server.errors import UnexpectedErrors, answer_errors
 from uncol.server.limits import UploadLimit
 from uncol.server.routes import GROUPS
 from uncol.server.routes.parts import Parts
 from uncol.server.viewers.ohif import STATIC
 
 
-def make_api(
-    parts: Parts, *, allowed: Allowed, max_upload_mb: int, places: Iterable[tuple[str, Path]]
-) -> FastAPI:
+def make_api(parts: Parts, *, allowed: Allowed, max_upload_mb: int) -> FastAPI:
     """Return the application.
 
     Args:
         parts: what routes are made of.
         allowed: who may ask from a browser.
         max_upload_mb: most MiB of one upload.
-        places: the server's folders, by the names that people use for them.
     """
     api = FastAPI(
         title="UnCoL",
@@ -57,5 +51,5 @@ def make_api(
     for make_router in GROUPS:
         api.include_router(make_router(parts))
     api.mount("/static", StaticFiles(directory=STATIC), name="static")
-    answer_errors(api, Places(places))
+    answer_errors(api, parts.places)
     return api

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
 import uuid
-from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, HTTPException, Request
@@ -22,40 +18,13 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from uncol.errors import UncolError
 from uncol.server.answers import Answer
+from uncol.server.places import Places
 from uncol.tasks.requests import mistakes
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
-
-PATH = re.compile(r"(?<![\w/:.])/([\w.+~-]+)(?:/[\w.+~@-]+)*/?")
-
-
-class Places:
-    """Takes the server's own paths out of what clients get."""
-
-    def __init__(self, named: Iterable[tuple[str, Path]]) -> None:
-        """Know folders by the names that people use for them.
-
-        Args:
-            named: name and folder, as `("studies", Path(...))`.
-        """
-        pairs = [(str(folder), name) for name, folder in named]
-        self._named = sorted(pairs, key=lambda pair: -len(pair[0]))
-
-    def hide(self, text: str) -> str:
-        """Return a text with the server's folders by name, and of other paths the last part."""
-        for folder, name in self._named:
-            text = text.replace(folder, name)
-        return PATH.sub(_last_part, text)
-
-
-def _last_part(match: re.Match[str]) -> str:
-    """Keep what only looks like a path, as the addresses of our own pages."""
-    if not os.path.isdir(f"/{match.group(1)}"):
-        return match.group()
-    return match.group().rstrip("/").rpartition("/")[2]
 
 
 def answer_errors(api: FastAPI, places: Places) -> None:

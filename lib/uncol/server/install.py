@@ -21,6 +21,7 @@ from uncol.server.listen import (
     remove_log_settings,
     running,
 )
+from uncol.server.places import Places
 from uncol.server.routes.parts import Parts
 from uncol.server.sessions import Sessions
 from uncol.settings import Settings
@@ -63,12 +64,11 @@ def install(desk: Desk, models: ModelStore, settings: Settings) -> Installed:
         be_impatient(server)
         remove_log_settings(server)
     sessions = _sessions(settings)
-    parts = Parts(desk, Access(_realm(settings)), models, sessions)
+    parts = Parts(desk, Access(_realm(settings)), models, sessions, _places(settings))
     api = make_api(
         parts,
         allowed=_allowed(settings, server),
         max_upload_mb=settings.max_upload_mb,
-        places=_places(settings),
     )
     theirs.middleware_stack = api  # what their application hands every request to
     share_heaps()
@@ -102,7 +102,7 @@ def _sessions(settings: Settings) -> Sessions | None:
     )
 
 
-def _places(settings: Settings) -> list[tuple[str, Path]]:
+def _places(settings: Settings) -> Places:
     studies = server_settings.MONAI_LABEL_STUDIES
     folders = [
         ("model folder", settings.model_dir),
@@ -110,4 +110,4 @@ def _places(settings: Settings) -> list[tuple[str, Path]]:
     ]
     if studies and not studies.startswith(("http://", "https://")):
         folders.append(("studies folder", Path(studies).resolve()))
-    return folders
+    return Places(folders)

@@ -99,7 +99,8 @@ def test_a_new_key_is_taken_up_without_a_restart(realm, checked, monkeypatch) ->
     monkeypatch.setattr(module, "ASK_AGAIN_S", 0.0)
     old = realm.token("ulla")
     assert user(checked, old).name == "ulla"
-    realm.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    monkeypatch.setattr(realm, "key", other)
     assert user(checked, realm.token("ulla")).name == "ulla"
     assert status(checked, old) == 401
 
@@ -116,7 +117,7 @@ def test_wrong_tokens_do_not_make_the_realm_work(realm, checked) -> None:
 
 def test_a_realm_that_hangs_does_not_stop_the_event_loop(realm, checked, monkeypatch) -> None:
     monkeypatch.setattr(module, "ASK_FOR_S", 0.5)
-    realm.hangs = True
+    monkeypatch.setattr(realm, "hangs", True)
 
     async def ask() -> float:
         start = time.monotonic()

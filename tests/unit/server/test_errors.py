@@ -6,7 +6,8 @@ from fastapi.testclient import TestClient
 
 from uncol.errors import RequestError
 from uncol.server.answers import Answer
-from uncol.server.errors import Places, UnexpectedErrors, answer_errors
+from uncol.server.errors import UnexpectedErrors, answer_errors
+from uncol.server.places import Places
 
 PLACES = Places([("studies folder", Path("/srv/my studies")), ("model folder", Path("/srv/m"))])
 

@@ -18,6 +18,7 @@ from uncol.server.access import Access, Realm
 from uncol.server.api import make_api
 from uncol.server.app import UncolApp
 from uncol.server.browsers import Allowed
+from uncol.server.places import Places
 from uncol.server.routes.parts import Parts
 from uncol.server.sessions import Sessions
 
@@ -110,11 +111,11 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> UncolApp:
 
 def served(app: UncolApp, access: Access, folder: Path) -> FastAPI:
     sessions = Sessions(folder / "sessions", longest_s=600, limit_bytes=2**20)
+    places = Places([("studies folder", Path(app.studies))])
     return make_api(
-        Parts(app.desk, access, app.models, sessions),
+        Parts(app.desk, access, app.models, sessions, places),
         allowed=Allowed({"testserver"}),
         max_upload_mb=1,
-        places=[("studies folder", Path(app.studies))],
     )
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from uncol.server.answers import Answer
 from uncol.server.desk import Images
 from uncol.server.door import DoorRoute
-from uncol.server.routes.parts import Parts, answer_of, status_of
+from uncol.server.routes.parts import Parts
 from uncol.tasks.jobs import JOBS
 
 
@@ -19,7 +19,7 @@ def make_router(parts: Parts) -> APIRouter:
 
     @router.get("/infer", **parts.rule("user", "Get Status of Batch Inference Task"))
     def status(all: bool = False, check_if_running: bool = False) -> Answer:
-        return status_of("batch_infer", every=all, only_running=check_if_running)
+        return parts.status_of("batch_infer", every=all, only_running=check_if_running)
 
     @router.post("/infer/{model}", **parts.rule("admin", "Run Batch Inference Task"))
     def run(
@@ -28,11 +28,10 @@ def make_router(parts: Parts) -> APIRouter:
         params: dict[str, Any] | None = None,
         run_sync: bool = False,
     ) -> Answer:
-        return answer_of(parts.desk.start_batch(model, images, params or {}), wait=run_sync)
+        return parts.answer_of(parts.desk.start_batch(model, images, params or {}), wait=run_sync)
 
     @router.delete("/infer", **parts.rule("admin", "Stop Batch Inference Task"))
     def stop() -> Answer:
-        job = JOBS.stop("batch_infer")
-        return Answer(job.shown() if job else None)
+        return parts.stopped(JOBS.stop("batch_infer"))
 
     return router

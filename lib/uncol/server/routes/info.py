@@ -14,6 +14,6 @@ def make_router(parts: Parts) -> APIRouter:
 
     @router.get("/", **parts.rule("user", "Get App Info"))
     def app_info() -> Answer:
-        return Answer(parts.desk.host.info())
+        return Answer(parts.places.hide_in(parts.desk.host.info()))
 
     return router

@@ -12,6 +12,7 @@ from uncol.errors import RequestError
 from uncol.server.access import Access, Role, word_of
 from uncol.server.answers import Answer
 from uncol.server.desk import Desk
+from uncol.server.places import Places
 from uncol.server.sessions import Sessions
 from uncol.storage.plain import shown
 from uncol.tasks.jobs import JOBS, Job, Kind
@@ -27,12 +28,14 @@ class Parts:
         access: checks tokens and roles.
         models: the versions that clients may look at.
         sessions: uploads that are no cases; None if they are switched off.
+        places: the server's folders, which clients do not see.
     """
 
     desk: Desk
     access: Access
     models: ModelStore
     sessions: Sessions | None
+    places: Places
 
     def rule(self, role: Role, text: str) -> dict[str, Any]:
         """Return a route's role and summary; MONAI Label's summaries begin with the role."""
@@ -43,36 +46,44 @@ class Parts:
         """Return the default of a route's parameter `user`: who asks, if they have a role."""
         return Depends(self.access.needs(role))
 
+    def shown(self, job: Job) -> dict[str, Any]:
+        """Return what clients see of a job."""
+        hidden: dict[str, Any] = self.places.hide_in(job.shown())
+        return hidden
 
-def status_of(kind: Kind, *, every: bool, only_running: bool) -> Answer:
-    """Answer how far jobs of a kind are, as MONAI Label does.
+    def status_of(self, kind: Kind, *, every: bool, only_running: bool) -> Answer:
+        """Answer how far jobs of a kind are, as MONAI Label does.
 
-    Raises:
-        HTTPException: 404, there is none.
-    """
-    jobs = JOBS.all(kind)
-    if only_running:
-        running = JOBS.running(kind)
-        if running is None:
-            _none(f"No {kind} task is running.")
-        return Answer(running.shown())
-    if not jobs:
-        _none(f"There was no {kind} task yet.")
-    return Answer([job.shown() for job in jobs] if every else jobs[-1].shown())
+        Raises:
+            HTTPException: 404, there is none.
+        """
+        jobs = JOBS.all(kind)
+        if only_running:
+            running = JOBS.running(kind)
+            if running is None:
+                _none(f"No {kind} task is running.")
+            return Answer(self.shown(running))
+        if not jobs:
+            _none(f"There was no {kind} task yet.")
+        return Answer([self.shown(job) for job in jobs] if every else self.shown(jobs[-1]))
 
+    def answer_of(self, job: Job, *, wait: bool) -> Answer:
+        """Answer a job that was started; or what it came to, if the client waits for it.
 
-def answer_of(job: Job, *, wait: bool) -> Answer:
-    """Answer a job that was started; or what it came to, if the client waits for it.
+        Raises:
+            HTTPException: 500, it failed.
+        """
+        if not wait:
+            return Answer(self.shown(job))
+        job.over.wait()
+        if job.status != "DONE":
+            last = job.details[-1] if job.details else ""
+            raise HTTPException(500, f"The {job.kind} task ended as {job.status}. {last}")
+        return Answer(self.places.hide_in(job.result))
 
-    Raises:
-        HTTPException: 500, it failed.
-    """
-    if not wait:
-        return Answer(job.shown())
-    job.over.wait()
-    if job.status != "DONE":
-        raise HTTPException(500, f"The {job.kind} task ended as {job.status}. {last_line(job)}")
-    return Answer(job.result)
+    def stopped(self, job: Job | None) -> Answer:
+        """Answer a job that was stopped; null if there was none."""
+        return Answer(self.shown(job) if job is not None else None)
 
 
 def refuse_unknown(bodies: Mapping[str, Any], known: Mapping[str, Any], kind: str) -> None:
@@ -86,11 +97,6 @@ def refuse_unknown(bodies: Mapping[str, Any], known: Mapping[str, Any], kind: st
         raise RequestError(
             f"There is no {kind} {shown(unknown[0])}; choose one of {', '.join(known)}."
         )
-
-
-def last_line(job: Job) -> str:
-    """Return what a job said last."""
-    return job.details[-1] if job.details else ""
 
 
 def _none(text: str) -> Never:

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from uncol.server.answers import Answer
 from uncol.server.door import DoorRoute
-from uncol.server.routes.parts import Parts, answer_of, refuse_unknown, status_of
+from uncol.server.routes.parts import Parts, refuse_unknown
 from uncol.tasks.jobs import JOBS
 
 
@@ -18,7 +18,7 @@ def make_router(parts: Parts) -> APIRouter:
 
     @router.get("/", **parts.rule("user", "Get Status of Scoring Task"))
     def status(all: bool = False, check_if_running: bool = False) -> Answer:
-        return status_of("scoring", every=all, only_running=check_if_running)
+        return parts.status_of("scoring", every=all, only_running=check_if_running)
 
     @router.post(
         "/",
@@ -31,15 +31,16 @@ def make_router(parts: Parts) -> APIRouter:
         refuse_unknown(params or {}, methods, "scoring method")
         bodies = {name: (params or {}).get(name) or {} for name in methods}
         started = {n: parts.desk.start_scoring(n, b, queue=True) for n, b in bodies.items()}
-        return Answer({n: {"result": job.shown(), "detail": None} for n, job in started.items()})
+        return Answer(
+            {n: {"result": parts.shown(job), "detail": None} for n, job in started.items()}
+        )
 
     @router.post("/{method}", **parts.rule("annotator", "Run Scoring Task for specific method"))
     def run(method: str, params: dict[str, Any] | None = None, run_sync: bool = False) -> Answer:
-        return answer_of(parts.desk.start_scoring(method, params or {}), wait=run_sync)
+        return parts.answer_of(parts.desk.start_scoring(method, params or {}), wait=run_sync)
 
     @router.delete("/", **parts.rule("annotator", "Stop Scoring Task"))
     def stop() -> Answer:
-        job = JOBS.stop("scoring")
-        return Answer(job.shown() if job else None)
+        return parts.stopped(JOBS.stop("scoring"))
 
     return router

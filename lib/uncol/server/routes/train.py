@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from uncol.server.answers import Answer
 from uncol.server.door import DoorRoute
-from uncol.server.routes.parts import Parts, answer_of, refuse_unknown, status_of
+from uncol.server.routes.parts import Parts, refuse_unknown
 
 
 def make_router(parts: Parts) -> APIRouter:
@@ -17,7 +17,7 @@ def make_router(parts: Parts) -> APIRouter:
 
     @router.get("/", **parts.rule("user", "Get Status of Training Task"))
     def status(all: bool = False, check_if_running: bool = False) -> Answer:
-        return status_of("train", every=all, only_running=check_if_running)
+        return parts.status_of("train", every=all, only_running=check_if_running)
 
     @router.post(
         "/",
@@ -35,7 +35,9 @@ def make_router(parts: Parts) -> APIRouter:
         if run_sync:
             for job in started.values():
                 job.over.wait()
-        return Answer({n: {"result": job.shown(), "detail": None} for n, job in started.items()})
+        return Answer(
+            {n: {"result": parts.shown(job), "detail": None} for n, job in started.items()}
+        )
 
     @router.post("/{model}", **parts.rule("admin", "Run Training Task for specific model"))
     def run(
@@ -45,11 +47,10 @@ def make_router(parts: Parts) -> APIRouter:
         enqueue: bool = False,
     ) -> Answer:
         del enqueue  # a second training is refused while one waits or runs
-        return answer_of(parts.desk.start_training(model, params or {}), wait=run_sync)
+        return parts.answer_of(parts.desk.start_training(model, params or {}), wait=run_sync)
 
     @router.delete("/", **parts.rule("admin", "Stop Training Task"))
     def stop() -> Answer:
-        job = parts.desk.stop_training()
-        return Answer(job.shown() if job else None)
+        return parts.stopped(parts.desk.stop_training())
 
     return router

@@ -1,4 +1,4 @@
-"""A realm that signs tokens, and the server's web application without a server."""
+"""A realm that signs tokens, for tests of those who check them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 import jwt
-import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -73,11 +71,3 @@ class RealmStandIn:
         claims = {**self.claims(name), **changes}
         kept = {word: value for word, value in claims.items() if word not in drop}
         return jwt.encode(kept, self.key, algorithm="RS256")
-
-
-@pytest.fixture
-def realm() -> Iterator[RealmStandIn]:
-    made = RealmStandIn()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
