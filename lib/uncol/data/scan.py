@@ -28,7 +28,7 @@ DAMAGED = (
 # ITK keeps physical space in LPS+, we (and nibabel) in RAS+.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MAX_VOXELS = 2**29  # 512 x 512 x 2048; read as float32 that is 2 GiB
-MAX_BYTES = 2**32  # of voxels as stored, all components of each
+MAX_BYTES = 2**32  # of all voxels as stored
 MAX_OFFSET = 2**24  # bytes before a NIfTI's voxels
 POSSIBLE_SPACING_MM = (1e-3, 100.0)  # the range that scanners produce
 RGB_TO_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601 luma
@@ -240,21 +240,21 @@ def _stated(
             _check_offset(path)
             image = nib.load(str(path))
             shape, affine = image.shape, np.asarray(image.affine, dtype=np.float64)
-            value_bytes = image.get_data_dtype().itemsize
+            components, value_bytes = 1, image.get_data_dtype().itemsize
         else:
             reader = sitk.ImageFileReader()
             reader.SetFileName(str(path))
             reader.ReadImageInformation()
             shape, affine = reader.GetSize(), affine_from_itk(reader)
-            value_bytes = reader.GetNumberOfComponents()
+            components, value_bytes = reader.GetNumberOfComponents(), 1
     except DAMAGED as error:
         raise error_class(damaged(kind, name, path, error)) from error
-    voxels = math.prod(int(size) for size in shape)
-    if voxels > MAX_VOXELS or voxels * value_bytes > MAX_BYTES:
+    values = math.prod(int(size) for size in shape) * components
+    if values > MAX_VOXELS or values * value_bytes > MAX_BYTES:
         raise error_class(
-            f"The {kind} of case '{name}' says it has {_by(shape)} voxels of {value_bytes} bytes "
-            f"or components ({path}); at most {MAX_VOXELS:,} voxels and {MAX_BYTES:,} bytes are "
-            "read. Crop or resample it, or export it again."
+            f"The {kind} of case '{name}' says it has {_by(shape)} voxels with {components} "
+            f"values of {value_bytes} bytes each ({path}); at most {MAX_VOXELS:,} values and "
+            f"{MAX_BYTES:,} bytes are read. Crop or resample it, or export it again."
         )
     return shape, affine
 

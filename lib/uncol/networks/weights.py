@@ -162,6 +162,12 @@ def _download(item: Download, target: Path) -> None:
             f"{item.name} arrived with {length} bytes, expected {item.size}. Fetch it again; if "
             "that repeats, something between here and the publisher changes the file."
         )
+    if _is_page(partial):
+        partial.unlink()
+        raise WeightsError(
+            f"{item.name} arrived as a web page, such as a proxy's login page. Log in there, or "
+            f"copy the file to {target} by hand."
+        )
     try:
         digest = verified_digest(partial, item.sha256)
     except WeightsError:
@@ -183,6 +189,11 @@ def _stream(item: Download, partial: Path) -> None:
         with partial.open("ab" if resumed else "wb") as stream:
             for chunk in reply.iter_content(CHUNK):
                 stream.write(chunk)
+
+
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(64).lstrip().lower().startswith((b"<!doctype", b"<html", b"<head"))
 
 
 def _digest_file(target: Path) -> Path:

@@ -49,7 +49,7 @@ def plain_name(text: object, kind: str) -> PlainName:
             f"{shown(text)} is not a valid {kind}: it must be a plain file name of at most 200 "
             "characters, without slashes and not starting with a dot."
         )
-    return PlainName(text)
+    return PlainName(str.__str__(text))  # of an Enum, its value and not its name
 
 
 def path_in(folder: Path | str, name: PlainName, ending: str = "") -> Path:

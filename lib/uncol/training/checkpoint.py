@@ -46,14 +46,14 @@ class Checkpoint:
             with zipfile.ZipFile(self.path) as archive:
                 damaged = archive.testzip()
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-            key = state["key"]
+            key, saved = state["key"], state["trainer"]
         except Exception as error:  # there is no end to what damaged bytes raise
-            damaged, key = str(error) or type(error).__name__, None
+            damaged, key, saved = str(error) or type(error).__name__, None, None
         if damaged:
             logger.warning("The checkpoint is damaged, the run starts afresh: %s", damaged)
         if damaged or key != self.key:
             return False
-        trainer.load_state_dict(state["trainer"])
+        trainer.load_state_dict(saved)
         return True
 
     def keep(self, trainer: Trainer) -> None:

@@ -3,12 +3,14 @@ import numpy as np
 import pytest
 import torch
 
+from uncol.data import prepared as module
 from uncol.data.annotation import annotated
 from uncol.data.cases import Case
 from uncol.data.frame import Space
 from uncol.data.labels import IGNORE_VALUE
 from uncol.data.prepared import CaseStore
 from uncol.errors import LabelError, ScanError, StorageError
+from uncol.storage.files import file_digest
 
 SPACE = Space("RAS", (1.0, 1.0, 1.0))
 LABELS = {"liver": 1, "spleen": 2}
@@ -125,3 +127,26 @@ def test_voxels_nobody_annotated_are_background_that_does_not_count():
     label, known = annotated(torch.tensor([0, 2, IGNORE_VALUE]))
     assert label.tolist() == [0, 2, 0]
     assert known.tolist() == [True, True, False]
+
+
+def test_the_digest_is_that_of_the_label_that_was_read(store, files, monkeypatch):
+    case = files
+    before = file_digest(case.label)
+    assert store.load(case).label_digest == before
+    reads = []
+    read = module.read_annotation
+
+    def replaced_meanwhile(one, grid, labels):
+        array = read(one, grid, labels)
+        if not reads:
+            changed = np.zeros(array.shape, np.uint8)
+            changed[1, 1, 1] = 1
+            save_label(one, changed)
+        reads.append(1)
+        return array
+
+    monkeypatch.setattr(module, "read_annotation", replaced_meanwhile)
+    again = store.load(case)
+    assert len(reads) == 2
+    assert again.label_digest == file_digest(case.label) != before
+    assert again.annotation()[tuple(again.centers[0][0])] == 1

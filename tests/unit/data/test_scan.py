@@ -1,4 +1,6 @@
 import gzip
+import struct
+import tracemalloc
 import warnings
 
 import nibabel as nib
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from uncol.data.scan import Grid, file_extension, read_grid, read_label, read_scan, write_volume
+from uncol.data.segnrrd import read_seg_nrrd
 from uncol.errors import LabelError, ScanError, StorageError, UncolError
 
 OBLIQUE = np.array(
@@ -266,3 +269,50 @@ def test_voxels_that_no_scanner_makes_are_refused(tmp_path, spacing):
     nib.save(nib.Nifti1Image(np.random.rand(4, 4, 4), affine), path)
     with pytest.raises(ScanError, match="true voxel size"):
         read_scan(path)
+
+
+def header(shape, code, size, offset=352.0):
+    block = bytearray(348)
+    struct.pack_into("<i", block, 0, 348)
+    struct.pack_into("<8h", block, 40, len(shape), *shape, *[1] * (7 - len(shape)))
+    struct.pack_into("<hh", block, 70, code, size * 8)
+    struct.pack_into("<8f", block, 76, *[1.0] * 8)
+    struct.pack_into("<f", block, 108, offset)
+    block[344:348] = b"n+1\0"
+    return bytes(block) + b"\1\0\0\0" + struct.pack("<ii", int(offset) - 352, 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "code", "size", "offset", "words"),
+    [
+        ((8, 8, 8), 2, 1, 352.0 + 2**30, "extension"),
+        ((8, 8, 8), 32, 8, 352.0, "complex"),
+        ((2000, 2000, 2000), 2, 1, 352.0, "at most"),
+        ((600, 600, 600), 2048, 32, 352.0, "damaged"),
+    ],
+)
+def test_a_small_upload_that_asks_for_much_memory_is_refused(
+    tmp_path, shape, code, size, offset, words
+):
+    path = tmp_path / "bomb.nii.gz"
+    path.write_bytes(gzip.compress(header(shape, code, size, offset) + b"\0" * 4096))
+    tracemalloc.start()
+    with pytest.raises(LabelError, match=words):
+        read_label(path, case="bomb")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50 * 2**20
+
+
+@pytest.mark.parametrize("name", ["bomb.nrrd", "bomb.seg.nrrd"])
+def test_components_count(tmp_path, name):
+    head = (
+        "NRRD0005\ntype: unsigned char\ndimension: 4\nspace: left-posterior-superior\n"
+        "sizes: 64 400 400 400\nspace directions: none (1,0,0) (0,1,0) (0,0,1)\n"
+        "kinds: list domain domain domain\nendian: little\nencoding: gzip\n"
+        "space origin: (0,0,0)\nSegment0_Name:=a\nSegment0_LabelValue:=1\n\n"
+    )
+    (tmp_path / name).write_bytes(head.encode() + gzip.compress(b"\0" * 4096))
+    read = read_seg_nrrd if name.endswith(".seg.nrrd") else read_label
+    with pytest.raises(LabelError, match="at most"):
+        read(tmp_path / name, case="bomb")

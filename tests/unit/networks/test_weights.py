@@ -252,3 +252,13 @@ def test_only_the_first_few_keys_are_listed(network):
     state = network.state_dict() | {f"k{n}": torch.ones(1) for n in range(9)}
     with pytest.raises(WeightsError, match=r"k0, k1, k2, k3, k4 \.\.\."):
         load_state(network, state, origin="w")
+
+
+def test_a_proxys_login_page_is_not_pinned_as_weights(server, tmp_path):
+    server.content = b"  <!DOCTYPE html><html>Please log in</html>"
+    item = Download(
+        "weights.pth", f"http://127.0.0.1:{server.server_address[1]}/weights.pth", None, None
+    )
+    with pytest.raises(WeightsError, match="web page"):
+        fetch(item, tmp_path)
+    assert not [path for path in tmp_path.iterdir() if not path.name.endswith(".lock")]

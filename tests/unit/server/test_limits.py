@@ -1,10 +1,12 @@
+import asyncio
 import subprocess
 import sys
 
 import pytest
-from fastapi import FastAPI, UploadFile
+from fastapi import FastAPI, HTTPException, UploadFile
 from fastapi.testclient import TestClient
 
+from uncol.server import limits
 from uncol.server.limits import MIB, UploadLimit
 
 
@@ -72,3 +74,53 @@ libc.malloc_stats()
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
     assert 1 <= done.stderr.count("Arena ") <= 2  # without it there are nine
+
+
+def test_uploads_that_arrive_together_are_bounded_together():
+    async def scenario() -> list[int]:
+        gate = asyncio.Event()
+        answers: list[int] = []
+
+        async def app(scope, receive, send):
+            await receive()
+            await gate.wait()
+
+        limit = UploadLimit(app, limit_mb=1)
+
+        async def upload() -> None:
+            async def receive():
+                return {"type": "http.request", "body": b"x" * (MIB - 1), "more_body": False}
+
+            try:
+                await limit({"type": "http", "headers": []}, receive, None)
+                answers.append(200)
+            except HTTPException as error:
+                answers.append(error.status_code)
+
+        uploads = [asyncio.create_task(upload()) for _ in range(4)]
+        await asyncio.sleep(0.05)
+        gate.set()
+        await asyncio.gather(*uploads)
+        await upload()  # and afterwards there is room again
+        return answers
+
+    assert sorted(asyncio.run(scenario())) == [200, 200, 200, 503, 503]
+
+
+def test_an_upload_that_stops_arriving_is_given_up(monkeypatch):
+    monkeypatch.setattr(limits, "NEXT_PART_WITHIN_S", 0.05)
+
+    async def scenario() -> int:
+        async def app(scope, receive, send):
+            await receive()
+
+        async def receive():
+            await asyncio.sleep(10)
+
+        try:
+            await UploadLimit(app, limit_mb=1)({"type": "http", "headers": []}, receive, None)
+        except HTTPException as error:
+            return error.status_code
+        return 200
+
+    assert asyncio.run(scenario()) == 408

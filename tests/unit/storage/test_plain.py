@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from monailabel.interfaces.datastore import DefaultLabelTag
 
 from uncol.errors import RequestError
 from uncol.storage.plain import (
@@ -45,6 +46,10 @@ def test_only_a_checked_name_becomes_a_path() -> None:
         path_in("/studies", "case")
     assert path_in("/studies", plain_name("case", "case"), ".nii") == Path("/studies/case.nii")
     assert isinstance(plain_name("case", "case"), PlainName)
+
+
+def test_a_members_value_is_its_name() -> None:
+    assert plain_name(DefaultLabelTag.FINAL, "tag") == "final"
 
 
 def nested(depth: int) -> object:

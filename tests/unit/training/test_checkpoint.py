@@ -1,3 +1,5 @@
+import random
+
 import pytest
 import torch
 
@@ -96,3 +98,28 @@ def test_a_full_disk_leaves_the_one_before(fresh, tmp_path, monkeypatch):
         Checkpoint(path, "key").save(trainer)
     assert path.read_bytes() == before
     assert list(tmp_path.glob("c.pt*")) == [path]
+
+
+def test_no_changed_byte_is_resumed_from(fresh, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    trainer = fresh()
+    next(iter(trainer.run()))
+    Checkpoint(path, "k").save(trainer)
+    good = path.read_bytes()
+    generator = random.Random(0)
+    taken = 0
+    for _ in range(60):
+        bad = bytearray(good)
+        place = generator.randrange(len(bad))
+        bad[place] ^= 1 + generator.randrange(255)
+        path.write_bytes(bad)
+        taken += Checkpoint(path, "k").restore(fresh())
+    assert taken <= 3  # bytes between the archive's members, which hold nothing
+    path.write_bytes(good)
+    assert Checkpoint(path, "k").restore(fresh())
+
+
+@pytest.mark.parametrize("content", [[1], {"key": "k"}, {"other": 1}, 3], ids=str)
+def test_another_file_under_the_name_is_no_checkpoint(fresh, tmp_path, content):
+    torch.save(content, tmp_path / "checkpoint.pt")
+    assert not Checkpoint(tmp_path / "checkpoint.pt", "k").restore(fresh())
