@@ -277,20 +277,23 @@ class PacsDatastore(PacsMirror):
         list once.
         """
         for image, state in self._states.all().items():
-            label = state.label
-            if label is None or label.pacs != "stored":
+            if state.label is None or state.label.pacs != "stored":
                 continue
-            if label.series in listed:
-                self._missed.discard(label.series)
-                if not label.listed:
-                    self._change(image, label=label.model_copy(update={"listed": True}))
-            elif label.listed and label.series not in self._missed:
-                self._missed.add(label.series)
-            elif label.listed:
+            if state.label.series in listed:
+                self._missed.discard(state.label.series)
+                if not state.label.listed:
+                    self._change(image, label=state.label.model_copy(update={"listed": True}))
+            elif state.label.listed and self._missed_before(state.label.series):
                 logger.warning("The segmentation of case '%s' was deleted in the PACS", image)
                 self._retire(image)
                 left = tuple(uid for uid in state.segmentations if uid in listed)
                 self._change(image, segmentations=left[:-1], label=None)  # the last is read again
+
+    def _missed_before(self, uid: str) -> bool:
+        """Say whether the list before lacked a segmentation, too; remember that this one does."""
+        missed = uid in self._missed
+        self._missed.add(uid)
+        return missed
 
     def _retire(self, image: str) -> None:
         """Take a submitted label back; it is kept under the tag `removed`."""

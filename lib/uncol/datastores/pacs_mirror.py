@@ -9,7 +9,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -206,17 +206,7 @@ class PacsMirror(UncolDatastore):
 
     def _take_up(self, listed: dict[str, Entry]) -> None:
         known = self._states.all()
-        changed: dict[str, ScanState] = {}
-        for uid, state in known.items():
-            if uid not in listed and state.unusable != GONE:
-                # kept, with its label, in case it comes back
-                changed[uid] = state.model_copy(update={"unusable": GONE})
-            elif uid in listed and state.unusable == GONE:
-                changed[uid] = state.model_copy(update={"unusable": ""})
-        fresh = listed.keys() - known.keys()
-        for uid in fresh:
-            changed[uid] = ScanState(study_uid=listed[uid].study_uid, tags=listed[uid].tags)
-        self._states.put(changed)
+        self._states.put(_changes(known, listed))
         missing = [uid for uid in self._states.all() if uid not in self._datastore.objects]
         if missing:
             with self._guard:
@@ -305,3 +295,19 @@ class PacsMirror(UncolDatastore):
                     del case.labels[tag]
                     gone += 1
         return gone
+
+
+def _changes(known: Mapping[str, ScanState], listed: Mapping[str, Entry]) -> dict[str, ScanState]:
+    """Return what a list of the PACS changes: scans that are gone, back, or new."""
+    changed = {
+        uid: ScanState(study_uid=entry.study_uid, tags=entry.tags)
+        for uid, entry in listed.items()
+        if uid not in known
+    }
+    for uid, state in known.items():
+        if uid not in listed and state.unusable != GONE:
+            # kept, with its label, in case it comes back
+            changed[uid] = state.model_copy(update={"unusable": GONE})
+        elif uid in listed and state.unusable == GONE:
+            changed[uid] = state.model_copy(update={"unusable": ""})
+    return changed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -109,45 +109,49 @@ def from_notes(uid: str, image: dict[str, Any], label: dict[str, Any] | None) ->
     """
     if "StudyInstanceUID" not in image:
         return None
-    study = image.pop("StudyInstanceUID")
-    image.pop("SeriesInstanceUID", None)
-    words: dict[str, Any] = {word: image.pop(word) for word in SCAN_WORDS if word in image}
-    tags = {word: value for word, value in image.items() if word[:1].isupper()}
-    for word in tags:
-        del image[word]
-    of_label = {word: label.pop(word) for word in LABEL_WORDS if label and word in label}
+    study, _ = image.pop("StudyInstanceUID"), image.pop("SeriesInstanceUID", None)
+    words = _taken(image, SCAN_WORDS)
+    tags = _taken(image, [word for word in image if word[:1].isupper()])
+    words["results"] = _results(uid, words.get("results"))
+    words["label"] = _label(_taken(label or {}, LABEL_WORDS))
     state = ScanState(
         study_uid=study if _is_uid(study) else "",
         tags={word: value for word, value in tags.items() if isinstance(value, str)},
     )
-    results = words.get("results")
-    changes: dict[str, Any] = {
-        "unusable": words.get("unusable"),
-        "label_refused": words.get("label_refused"),
-        "segmentations": words.get("segmentations"),
-        "results": _results(results) if isinstance(results, Mapping) else None,
-        "label": _label(of_label) if of_label else None,
-    }
-    for word, value in changes.items():
-        if value:
-            try:
-                state = ScanState.model_validate({**state.model_dump(), word: value})
-            except ValidationError:
-                logger.warning("The note %r of scan %s was not one of ours; dropped", word, uid)
-    safe = {k: one for k, one in state.results.items() if one.series != uid}
-    return state.model_copy(update={"results": safe})
+    return _with(state, uid, {word: value for word, value in words.items() if value})
 
 
-def _results(notes: Mapping[str, Any]) -> dict[str, Any]:
+def _taken(notes: dict[str, Any], words: Iterable[str]) -> dict[str, Any]:
+    """Take words out of notes, and return them."""
+    return {word: notes.pop(word) for word in words if word in notes}
+
+
+def _with(state: ScanState, uid: str, words: Mapping[str, Any]) -> ScanState:
+    """Return a state with what is of the right kind."""
+    for word, value in words.items():
+        try:
+            state = ScanState.model_validate({**state.model_dump(), word: value})
+        except ValidationError:
+            logger.warning("The note %r of scan %s was not one of ours; dropped", word, uid)
+    return state
+
+
+def _results(uid: str, notes: object) -> dict[str, Any]:
+    """Return the results that notes name; the scan itself is none."""
+    if not isinstance(notes, dict):
+        return {}
     return {
         kind: {"series": one["series"], "instance": one["instance"], "sop_class": one["class"]}
         for kind, one in notes.items()
         if isinstance(one, dict)
+        and one.get("series") != uid
         and all(_is_uid(one.get(word)) for word in ("series", "instance", "class"))
     }
 
 
 def _label(notes: Mapping[str, Any]) -> dict[str, Any]:
+    if not notes:
+        return {}
     series = notes.get("SeriesInstanceUID", "")
     return {
         "pacs": notes.get("pacs"),

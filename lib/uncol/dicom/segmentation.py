@@ -112,20 +112,26 @@ def read_segmentation(dataset: Dataset, grid: Grid) -> tuple[Array, dict[str, in
         raise LabelError(f"It cannot be read: {error}.") from error
 
 
-def _read(dataset: Dataset, grid: Grid) -> tuple[Array, dict[str, int]]:
+def _frames(dataset: Dataset) -> Array:
+    """Return the frames, `(F, rows, columns)`."""
     stated = int(dataset.get("NumberOfFrames") or 1) * int(dataset.Rows) * int(dataset.Columns)
     if stated > MOST_PIXELS:
         raise LabelError(f"It says it has {stated:,} pixels; at most {MOST_PIXELS:,} are read.")
     frames = np.asarray(dataset.pixel_array)
+    if frames.ndim == 2:
+        frames = frames[None]
+    if dataset.get("SegmentationType") == "FRACTIONAL":
+        frames = frames.astype(np.uint16) * 2 >= int(dataset.MaximumFractionalValue)
+    return frames
+
+
+def _read(dataset: Dataset, grid: Grid) -> tuple[Array, dict[str, int]]:
+    frames = _frames(dataset)
     names = {int(s.SegmentNumber): str(s.SegmentLabel) for s in dataset.SegmentSequence}
     numbers = [
         int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
         for frame in dataset.PerFrameFunctionalGroupsSequence
     ]
-    if frames.ndim == 2:
-        frames = frames[None]
-    if dataset.get("SegmentationType") == "FRACTIONAL":
-        frames = frames.astype(np.uint16) * 2 >= int(dataset.MaximumFractionalValue)
     label = np.zeros(grid.shape, dtype=np.int32)
     for number in sorted(set(numbers)):
         chosen = [place for place, own in enumerate(numbers) if own == number]

@@ -67,7 +67,7 @@ def unpack(archive: Path, folder: Path, *, limit_bytes: int) -> None:
 
 
 def _check(members: Iterable[_Member], limit_bytes: int) -> None:
-    size = 0
+    size, number = 0, 0
     for number, member in enumerate(members, start=1):
         size += member.size
         parts = PurePosixPath(member.name).parts
@@ -81,6 +81,8 @@ def _check(members: Iterable[_Member], limit_bytes: int) -> None:
                 f"The archive unpacks to more than {MOST_MEMBERS} files or "
                 f"{limit_bytes // 2**20} MiB, this server's limits."
             )
+    if number == 0:
+        raise RequestError("The archive cannot be unpacked: there is nothing in it.")
 
 
 def _zipped(info: zipfile.ZipInfo) -> _Member:

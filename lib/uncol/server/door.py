@@ -19,7 +19,7 @@ from uncol.errors import RequestError, StorageError
 from uncol.storage.plain import parse_json
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 EXTENSION = re.compile(r"(\.[a-z0-9]{1,8}){1,2}")
 FOLDER_KEY = "uncol_folder"  # in the request's state
@@ -65,13 +65,23 @@ class RequestFolders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
+
+        async def removing(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                await _remove(scope)  # before the client knows that its request is over
+            await send(message)
+
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, removing)
         finally:
-            folder = scope.get("state", {}).pop(FOLDER_KEY, None)
-            if folder is not None:
-                with anyio.CancelScope(shield=True):  # the client may be gone already
-                    await anyio.to_thread.run_sync(shutil.rmtree, folder, True)
+            with anyio.CancelScope(shield=True):  # the client may be gone already
+                await _remove(scope)
+
+
+async def _remove(scope: Scope) -> None:
+    folder = scope.get("state", {}).pop(FOLDER_KEY, None)
+    if folder is not None:
+        await anyio.to_thread.run_sync(shutil.rmtree, folder, True)
 
 
 def request_folder(request: Request) -> Path:

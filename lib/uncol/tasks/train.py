@@ -59,14 +59,8 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
     def stats(self) -> dict[str, Any]:
         """Return the state of the running or last round, in the keys that Slicer reads."""
         stats = read_stats(self.folder.train_stats)
-        job = JOBS.last("train")
         if stats and "total_time" not in stats and not JOBS.under_way("train"):
-            # the child was killed, and could write no last state
-            stats["total_time"] = stats.pop("current_time", "0:00:00")
-            failed = job is not None and job.status == "ERROR"
-            stats["phase"] = "failed" if failed else "stopped"
-            if job is not None and failed:
-                stats["error"] = job.details[-1]
+            stats |= _killed(stats.pop("current_time", "0:00:00"))
         store = ModelStore(self.folder.root)
         version = store.current()
         if stats and version is not None:
@@ -129,6 +123,14 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
         for name, reason in outcome.left_out.items():
             logger.warning("Left out %s: %s", name, reason)
         return self.stats()
+
+
+def _killed(after: str) -> dict[str, str]:
+    """Return the last state of a training whose process could not write it any more."""
+    job = JOBS.last("train")
+    if job is None or job.status != "ERROR":
+        return {"total_time": after, "phase": "stopped"}
+    return {"total_time": after, "phase": "failed", "error": job.details[-1]}
 
 
 def _in_words(error: Exception) -> str:

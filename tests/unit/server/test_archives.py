@@ -91,7 +91,9 @@ def test_bombs_are_refused_before_anything_is_written(tmp_path, make) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"x" * 100, b"PK\x03\x04" + b"x" * 60, b"\x1f\x8b"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 10240, b"x" * 100, b"PK\x03\x04" + b"x" * 60, b"\x1f\x8b"]
+)
 def test_what_is_no_archive_is_refused(tmp_path, content) -> None:
     (tmp_path / "x.zip").write_bytes(content)
     with pytest.raises(RequestError, match="cannot be unpacked"):

@@ -1,0 +1,136 @@
+"""A studies folder that somebody tries to break: names, notes, a cut index, a full disk."""
+
+import os
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from uncol.datastores.studies import UncolDatastore
+from uncol.errors import RequestError, StorageError
+
+LABELS = {"a": 1, "b": 2}
+SCAN = np.arange(120, dtype=np.float32).reshape(6, 5, 4)
+EXTENSIONS = ("*.nii.gz", "*.nii", "*.nrrd", "*.png")
+
+
+def write(path, array):
+    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+    return str(path)
+
+
+@pytest.fixture
+def store(tmp_path):
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("one", "two"):
+        write(studies / f"{name}.nii.gz", rng.normal(size=(6, 5, 4)).astype(np.float32))
+    return UncolDatastore(str(studies), labels=LABELS, extensions=EXTENSIONS)
+
+
+@pytest.fixture
+def label(tmp_path):
+    array = np.zeros((6, 5, 4), dtype=np.uint8)
+    array[1:3], array[3:5] = 1, 2
+    return write(tmp_path / "label.nii.gz", array)
+
+
+def again(store):
+    return UncolDatastore(store._datastore_path, labels=LABELS, extensions=EXTENSIONS)
+
+
+def test_removing_a_case_that_is_a_link_leaves_what_it_points_to(store, tmp_path) -> None:
+    studies = Path(store._datastore_path)
+    archive = Path(write(tmp_path / "archive.nii.gz", SCAN))
+    (studies / "linked.nii.gz").symlink_to(archive)
+    store.refresh()
+    assert "linked" in store.list_images()
+    store.remove_image("linked")
+    assert archive.exists()
+    assert not (studies / "linked.nii.gz").is_symlink()
+    assert store.list_images() == ["one", "two"]
+
+
+@pytest.mark.parametrize("name", ["../two", "../../evil", "/etc/passwd", "", ".", "a/b"])
+def test_no_id_removes_anything_elsewhere(store, name) -> None:
+    with pytest.raises(RequestError):
+        store.remove_label(name, "original")
+    with pytest.raises(RequestError):
+        store.remove_image(name)
+    assert again(store).list_images() == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [{"x": "\ud800"}, {"x": float("nan")}, {"x": [[[[[[[[[[[[[[1]]]]]]]]]]]]]]}],
+    ids=range(3),
+)
+def test_notes_that_could_not_be_read_again_are_refused(store, label, notes) -> None:
+    store.save_label("one", label, "final", {})
+    for note in (
+        lambda: store.update_image_info("one", notes),
+        lambda: store.update_label_info("one", "final", notes),
+        lambda: store.save_label("one", label, "final", notes),
+        lambda: store.add_image("three", store.get_image_uri("one"), notes),
+    ):
+        with pytest.raises(RequestError, match="info"):
+            note()
+    assert again(store).get_labeled_images() == ["one"]
+
+
+@pytest.mark.parametrize("damage", ["", "{", "null", "[]", '{"objects": {"one": 3}}', '"\\ud800"'])
+def test_an_index_that_cannot_be_read_is_set_aside_and_labels_stay(store, label, damage) -> None:
+    store.save_label("one", label, "final", {"user": "ada"})
+    index = Path(store._datastore_config_path)
+    index.write_text(damage)
+    opened = again(store)
+    assert opened.list_images() == ["one", "two"]
+    assert opened.get_labeled_images() == ["one"]
+    (aside,) = index.parent.glob("datastore_v2.json.damaged-*")
+    assert aside.read_text() == damage
+    assert again(opened).get_labeled_images() == ["one"]
+
+
+def test_a_file_whose_name_is_not_utf8_is_left_out(store) -> None:
+    studies = store._datastore_path
+    shutil.copyfile(store.get_image_uri("one"), os.fsencode(studies) + b"/M\xfcller.nii.gz")
+    os.makedirs(os.fsencode(studies) + b"/labels/M\xfc")
+    store.refresh()
+    assert again(store).list_images() == ["one", "two"]
+
+
+@pytest.mark.parametrize("full", ["history", "index", "label"])
+def test_on_a_full_disk_what_is_said_is_true(store, label, tmp_path, monkeypatch, full) -> None:
+    store.save_label("one", label, "final", {"user": "ada"})
+    path = Path(store.get_label_uri("one", "final"))
+    before = path.read_bytes()
+    changed = nib.load(label).get_fdata().astype(np.uint8)
+    changed[0, 0, 0] = 1
+    new = write(tmp_path / "new.nii.gz", changed)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if full == "history":
+        monkeypatch.setattr(store.history, "keep", refuse)
+    elif full == "index":
+        monkeypatch.setattr(Path, "write_bytes", refuse)
+    else:
+        monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(StorageError, match="unchanged"):
+        store.save_label("one", new, "final", {"user": "bob"})
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert store.get_label_info("one", "final")["user"] == "ada"
+    assert again(store).get_label_info("one", "final")["user"] == "ada"
+    store.save_label("one", new, "final", {"user": "bob"})
+    assert again(store).get_label_info("one", "final")["user"] == "bob"
+
+
+def test_a_folder_that_cannot_be_used_is_said(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="studies folder"):
+        UncolDatastore(str(tmp_path / "file"), labels=LABELS, extensions=EXTENSIONS)
