@@ -144,6 +144,8 @@ class Sessions:
         if not 1 <= len(uploads) <= MOST_FILES:
             raise RequestError(f"A session holds 1 to {MOST_FILES} files, got {len(uploads)}.")
         names = [_name(upload) for upload in uploads]
+        if len(set(names)) < len(names):
+            raise RequestError("Two files of the session have the same name.")
         if unpacked and len(uploads) == 1:
             archive = keep_upload(uploads[0], content.parent, "archive")
             content.rmdir()

@@ -179,7 +179,8 @@ class Jobs:
         if code < 0:
             self._fail(job, KILLED.format(signal=signal.Signals(-code).name))
         else:
-            self._fail(job, f"It ended with code {code}.")
+            # its own last line says why, if it could still write one
+            self._fail(job, job.details.pop() if job.details else f"It ended with code {code}.")
         return None
 
     def _supervise(self, job: Job, order: str) -> int:

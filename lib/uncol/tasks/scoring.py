@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from uncol.data.labels import annotated_part
 from uncol.data.scan import read_label
 from uncol.datastores.pool import cases_of
-from uncol.errors import RequestError
+from uncol.errors import LabelError, RequestError
 from uncol.selection.survey import survey
 from uncol.settings import Settings
 from uncol.storage.plain import plain_name
@@ -77,10 +77,16 @@ class DiceScoring(ScoringMethod):  # type: ignore[misc]
             paths = [datastore.get_label_uri(name, tag) for tag in (predicted, truth)]
             if not all(paths):
                 continue
-            first, second = (annotated_part(read_label(path, case=name).array) for path in paths)
-            if first.shape != second.shape:
-                result[name] = {"error": "the two labels have different shapes"}
-                continue
-            values = dice_per_label(first, second, self.labels)
-            result[name] = {"dice": mean_of(values), "per_label": values}
+            result[name] = self._compared(name, paths)
         return result
+
+    def _compared(self, name: str, paths: Sequence[str]) -> dict[str, Any]:
+        """Compare two labels of a case; one that cannot be read does not hold up the others."""
+        try:
+            first, second = (annotated_part(read_label(path, case=name).array) for path in paths)
+        except LabelError as error:
+            return {"error": str(error)}
+        if first.shape != second.shape:
+            return {"error": "the two labels have different shapes"}
+        values = dice_per_label(first, second, self.labels)
+        return {"dice": mean_of(values), "per_label": values}

@@ -41,6 +41,12 @@ def test_an_odd_file_name_is_refused_and_nothing_stays(sessions, tmp_path, name)
     assert not list((tmp_path / "sessions").iterdir())
 
 
+def test_two_files_of_one_name_are_refused(sessions, tmp_path) -> None:
+    with pytest.raises(RequestError, match="same name"):
+        sessions.add([upload("a.nii"), upload("x/a.nii")], unpacked=False, expiry=0)
+    assert not list((tmp_path / "sessions").iterdir())
+
+
 def test_of_a_path_the_name_is_taken(sessions) -> None:
     made = sessions.add([upload("C:\\scans\\a.nii")], unpacked=False, expiry=0)
     assert made.image == "a.nii"
