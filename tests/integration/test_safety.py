@@ -92,7 +92,7 @@ def test_a_client_names_no_code_to_run(safe: tuple[str, Path]) -> None:
     files = [("files", ("sitecustomize.py", code)), ("files", ("other.txt", "x"))]
     session = requests.put(f"{url}/session/", files=files, timeout=60).json()
     assert "path" not in session["session_info"]
-    content = str(folder / "sessions" / session["session_id"] / "content")
+    content = str(folder / "sessions" / "uncol" / session["session_id"] / "content")
     assert Path(content, "sitecustomize.py").exists()
     for path in ("/scoring/dice", "/train/uncol", "/batch/infer/uncol"):
         reply = requests.post(f"{url}{path}", json={"bundle_path": content}, timeout=60)

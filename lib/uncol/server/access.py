@@ -34,6 +34,7 @@ ASK_FOR_S = 5.0
 CHECKED_AT_ONCE = 4  # tokens; the others wait outside the threads that answer requests
 LEEWAY_S = 10
 NOT_VALID = "Could not validate credentials"
+NO_ANSWER = "The login service does not answer. Try again in a moment."
 
 bearer = OAuth2PasswordBearer(tokenUrl="/auth/token", auto_error=False)
 
@@ -87,7 +88,7 @@ class Realm:
         self._url = url.rstrip("/")
         self._issuer = issuer
         self._audience = audience
-        self._guard = threading.Lock()
+        self._asking = threading.Lock()
         self._key: tuple[str, str] | None = None  # with the issuer
         self._asked_at = float("-inf")
 
@@ -143,16 +144,32 @@ class Realm:
         )
 
     def _known(self, newer_than: str | None = None) -> tuple[str, str]:
-        """Return key and issuer; a realm that does not answer is left alone for a while."""
-        with self._guard:
-            age = time.monotonic() - self._asked_at
-            old = self._key is None or age > KEY_LASTS_S or self._key[0] == newer_than
-            if old and age > ASK_AGAIN_S:
-                self._asked_at = time.monotonic()
-                self._key = self._fetch()
+        """Return key and issuer; a realm that does not answer is left alone for a while.
+
+        Who has a key does not wait for somebody else's question to the realm.
+        """
+        key = self._key
+        age = time.monotonic() - self._asked_at
+        old = key is None or age > KEY_LASTS_S or key[0] == newer_than
+        if old and self._asking.acquire(blocking=key is None):
+            try:
+                self._renew()
+            finally:
+                self._asking.release()
+        if self._key is None:
+            raise RealmError(NO_ANSWER)
+        return self._key
+
+    def _renew(self) -> None:
+        """Ask the realm, unless that was done a moment ago; without an answer the key stays."""
+        if time.monotonic() - self._asked_at < ASK_AGAIN_S:
+            return
+        self._asked_at = time.monotonic()
+        try:
+            self._key = self._fetch()
+        except RealmError:
             if self._key is None:
-                raise RealmError("The login service does not answer. Try again in a moment.")
-            return self._key
+                raise
 
     def _fetch(self) -> tuple[str, str]:
         key = str(self._get(self._url).get("public_key", ""))
@@ -169,7 +186,7 @@ class Realm:
             answer = reply.json()
         except (requests.RequestException, ValueError) as error:
             logger.warning("The realm at %s: %s", url, error)
-            raise RealmError("The login service does not answer. Try again in a moment.") from error
+            raise RealmError(NO_ANSWER) from error
         return answer if isinstance(answer, dict) else {}
 
 

@@ -64,6 +64,8 @@ def install(desk: Desk, models: ModelStore, settings: Settings) -> Installed:
         be_impatient(server)
         remove_log_settings(server)
     sessions = _sessions(settings)
+    if sessions is not None:
+        sessions.keep_sweeping()
     parts = Parts(desk, Access(_realm(settings)), models, sessions, _places(settings))
     api = make_api(
         parts,
@@ -95,8 +97,9 @@ def _sessions(settings: Settings) -> Sessions | None:
     if not server_settings.MONAI_LABEL_SESSIONS:
         return None
     path = server_settings.MONAI_LABEL_SESSION_PATH.strip()
+    base = Path(path) if path else Path.home() / ".cache" / "monailabel" / "sessions"
     return Sessions(
-        Path(path) if path else Path.home() / ".cache" / "monailabel" / "sessions",
+        base / "uncol",  # beside those of other apps
         longest_s=server_settings.MONAI_LABEL_SESSION_EXPIRY,
         limit_bytes=EXPANDED * settings.max_upload_mb * MIB,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 RECORD = "session.json"
 CONTENT = "content"  # folder of the uploaded files
 LEAST_S = 60
+SWEEP_EVERY_S = 300.0
 MOST_FILES = 10_000
 
 
@@ -45,6 +47,10 @@ class Session(BaseModel):
     last_access_ts: float
     expiry: int
 
+    def is_over(self) -> bool:
+        """Say whether it was not used for too long."""
+        return self.last_access_ts + self.expiry < time.time()
+
 
 class Sessions:
     """All uploads of this kind, each in a folder of its own."""
@@ -61,7 +67,7 @@ class Sessions:
         self._longest_s = longest_s if longest_s > LEAST_S else 3600
         self._limit = limit_bytes
         folder.mkdir(parents=True, exist_ok=True)
-        self.sweep()
+        self.sweep(unfinished=True)
 
     def add(self, uploads: Sequence[UploadFile], *, unpacked: bool, expiry: int) -> Session:
         """Keep uploaded files.
@@ -108,7 +114,7 @@ class Sessions:
             session = Session.model_validate_json((home / RECORD).read_text())
         except (OSError, ValidationError, ValueError):
             return None
-        if session.name != name or not is_plain(session.image):
+        if session.name != name or not is_plain(session.image) or session.is_over():
             return None
         if used:
             session = session.model_copy(update={"last_access_ts": time.time()})
@@ -130,15 +136,35 @@ class Sessions:
             shutil.rmtree(home, ignore_errors=True)
         return session
 
-    def sweep(self) -> None:
-        """Remove what has expired, and what is no whole session."""
+    def sweep(self, *, unfinished: bool = False) -> None:
+        """Remove what is over.
+
+        Args:
+            unfinished: whether what has no record goes, too; while the server runs, that is what
+                arrives just now.
+        """
         for home in self._folder.iterdir():
-            if not home.is_dir():
-                continue
-            session = self.get(home.name, used=False)
-            if session is None or session.last_access_ts + session.expiry < time.time():
+            arrives = not (home / RECORD).exists()
+            if (
+                home.is_dir()
+                and (unfinished or not arrives)
+                and not self.get(home.name, used=False)
+            ):
                 logger.info("Session %s goes: it is over or not whole", home.name)
                 shutil.rmtree(home, ignore_errors=True)
+
+    def keep_sweeping(self) -> None:
+        """Sweep now and then, in a thread that ends with the server."""
+
+        def run() -> None:
+            while True:
+                time.sleep(SWEEP_EVERY_S)
+                try:
+                    self.sweep()
+                except OSError as error:
+                    logger.warning("Sessions could not be swept: %s", error)
+
+        threading.Thread(target=run, name="sessions", daemon=True).start()
 
     def _receive(self, uploads: Sequence[UploadFile], content: Path, *, unpacked: bool) -> str:
         if not 1 <= len(uploads) <= MOST_FILES:

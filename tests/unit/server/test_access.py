@@ -115,6 +115,29 @@ def test_wrong_tokens_do_not_make_the_realm_work(realm, checked) -> None:
     assert realm.asked <= before + 2
 
 
+def test_a_realm_that_hangs_does_not_keep_out_who_has_a_token_it_signed_before(
+    realm, checked, monkeypatch
+) -> None:
+    monkeypatch.setattr(module, "ASK_AGAIN_S", 0.0)
+    monkeypatch.setattr(module, "ASK_FOR_S", 1.0)
+    assert user(checked, realm.token("ulla")).name == "ulla"
+    monkeypatch.setattr(realm, "hangs", True)
+    other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    forged = jwt.encode(realm.claims("alma"), other, algorithm="RS256")
+
+    async def ask() -> float:
+        waiting = [asyncio.create_task(checked.user(forged)) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        start = time.monotonic()
+        assert (await checked.user(realm.token("ulla"))).name == "ulla"
+        answered = time.monotonic() - start
+        for one in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(one, HTTPException)
+        return answered
+
+    assert asyncio.run(ask()) < 0.5
+
+
 def test_a_realm_that_hangs_does_not_stop_the_event_loop(realm, checked, monkeypatch) -> None:
     monkeypatch.setattr(module, "ASK_FOR_S", 0.5)
     monkeypatch.setattr(realm, "hangs", True)

@@ -77,6 +77,13 @@ def test_use_keeps_it_and_time_ends_it(sessions, monkeypatch) -> None:
     assert sessions.get(made.name) is None
 
 
+def test_what_arrives_just_now_is_not_swept(sessions, tmp_path) -> None:
+    arriving = tmp_path / "sessions" / "0b1c" / "content"
+    arriving.mkdir(parents=True)
+    sessions.sweep()
+    assert arriving.exists()
+
+
 @pytest.mark.parametrize(
     "record", [None, "", "{", '{"name": "x", "image": "../../x", "expiry": 60}', "[]"]
 )

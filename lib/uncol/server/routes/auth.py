@@ -12,7 +12,7 @@ from monailabel.config import settings as server_settings
 from pydantic import BaseModel, ValidationError
 
 from uncol.errors import RealmError
-from uncol.server.access import User, bearer
+from uncol.server.access import NO_ANSWER, User, bearer
 from uncol.server.answers import Answer
 from uncol.server.routes.parts import Parts
 
@@ -63,7 +63,7 @@ def make_router(parts: Parts) -> APIRouter:
             given = Token.model_validate_json(reply.content)
         except (requests.RequestException, ValidationError, KeyError) as error:
             logger.warning("The realm gave no token: %s", error)
-            raise RealmError("The login service does not answer. Try again in a moment.") from error
+            raise RealmError(NO_ANSWER) from error
         return Answer(given.model_dump())
 
     @router.get("/token/valid", summary="Check If current token is Valid")

@@ -44,15 +44,15 @@ def make_router(parts: Parts) -> APIRouter:
         except (UncolError, OSError) as error:  # a read-only folder can be looked at
             logger.warning("Who works on case '%s' is not kept: %s", sample["id"], error)
         answer = {**store.get_image_info(sample["id"]), **sample}
-        if not _same_machine(request):
-            answer.pop("path", None)  # it means nothing elsewhere, and tells of the server
+        if parts.access.realm is None and not _same_machine(request):
+            answer.pop("path", None)  # of nobody known, and elsewhere it means nothing
         return Answer(answer)
 
     return router
 
 
 def _same_machine(request: Request) -> bool:
-    """Say whether the client can read the server's files; Slicer then does not download them."""
+    """Say whether the client reads the server's files itself; Slicer then downloads nothing."""
     try:
         return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
     except ValueError:
