@@ -14,7 +14,7 @@ CONF := $(if $(LABELS),--conf labels $(LABELS))
 LONGEST := 350
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults serve serve-pacs lint bench lock clean
+.PHONY: help demo test faults serve serve-pacs lint audit bench lock clean
 
 help:    ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -42,6 +42,10 @@ lint: $(VENV)/.ready-dev    ## check format, style, types, complexity and file s
 	$(BIN)/mypy
 	$(BIN)/xenon --max-absolute B lib apps benchmarks
 	@git ls-files '*.py' | xargs wc -l | awk '$$2 != "total" && $$1 > $(LONGEST) { print $$2 ": " $$1 " lines, at most $(LONGEST)"; long = 1 } END { exit long }'
+
+audit: $(VENV)/.ready-dev    ## look pinned packages up among known weaknesses; needs the internet
+	grep -v '^-e' requirements.txt > $(VENV)/audit.txt
+	$(BIN)/uv tool run pip-audit --requirement $(VENV)/audit.txt --no-deps --disable-pip
 
 bench: $(VENV)/.ready    ## measure what README states; hours with HIPPOCAMPUS=DIR and ATRIA=DIR
 	$(BIN)/uncol demo --once

@@ -25,6 +25,8 @@ class Places:
 
     def hide(self, text: str) -> str:
         """Return a text with the server's folders by name, and of other paths the last part."""
+        if "/" not in text:
+            return text
         for folder, name in self._named:
             text = text.replace(folder, name)
         return PATH.sub(_last_part, text)

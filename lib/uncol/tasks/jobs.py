@@ -18,10 +18,10 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO, Any, Literal
 
 import psutil
@@ -100,7 +100,7 @@ class Jobs:
         self._command = command
         self._guard = threading.Lock()
         self._jobs: dict[str, list[Job]] = {}
-        self._threads: dict[str, ThreadPoolExecutor] = {}
+        self._waiting: dict[str, SimpleQueue[tuple[Job, Work]]] = {}
 
     def start(self, kind: Kind, request: dict[str, Any], work: Work | None = None) -> Job:
         """Start a job, or let it wait until those of its kind before it have ended.
@@ -113,10 +113,17 @@ class Jobs:
         job = Job(kind, request)
         with self._guard:
             self._jobs[kind] = [*self._jobs.get(kind, []), job][-JOBS_KEPT:]
-            thread = self._threads.setdefault(
-                kind, ThreadPoolExecutor(1, thread_name_prefix=f"job-{kind}")
-            )
-        thread.submit(self._run, job, work or self._in_child)
+            if kind not in self._waiting:
+                self._waiting[kind] = SimpleQueue()
+                # a server that is told to end does not wait for a training; its child ends with it
+                one_by_one = threading.Thread(
+                    target=self._run_all,
+                    args=(self._waiting[kind],),
+                    name=f"job-{kind}",
+                    daemon=True,
+                )
+                one_by_one.start()
+            self._waiting[kind].put((job, work or self._in_child))
         return job
 
     def all(self, kind: Kind) -> list[Job]:
@@ -146,6 +153,10 @@ class Jobs:
             if job.process is not None:
                 _kill(job.process)
         return next(iter(live), None)
+
+    def _run_all(self, waiting: SimpleQueue[tuple[Job, Work]]) -> None:
+        while True:
+            self._run(*waiting.get())
 
     def _run(self, job: Job, work: Work) -> None:
         with self._guard:

@@ -121,3 +121,27 @@ def test_the_real_child_refuses_an_order_that_is_none() -> None:
     )
     assert done.returncode == 1
     assert "kind" in done.stderr
+
+
+def test_a_process_that_ends_does_not_wait_for_its_jobs() -> None:
+    import subprocess
+
+    import psutil
+
+    code = (
+        "import sys, time\n"
+        f"sys.path.insert(0, {str(REPOSITORY / 'lib')!r})\n"
+        "from uncol.tasks.jobs import Jobs\n"
+        f"jobs = Jobs((sys.executable, '-c', {SLEEP!r}))\n"
+        "job = jobs.start('train', {})\n"
+        "while not job.details: time.sleep(0.02)\n"
+        "print(job.process.pid, flush=True)\n"
+    )
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=50
+    )
+    assert time.monotonic() - start < 40
+    child = int(done.stdout.split()[-1])
+    if psutil.pid_exists(child):  # this one watches nobody
+        psutil.Process(child).kill()

@@ -37,7 +37,7 @@ def _add_lists(router: APIRouter, parts: Parts) -> None:
     @router.get("/", **parts.rule("user", "Get All Images/Labels from datastore"))
     def overview(output: Output | None = None) -> Answer:
         if output == "all":
-            return Answer(store().json())
+            return Answer(parts.places.hide_in(store().json()))
         if output == "train":
             return Answer([_names_of(pair) for pair in store().datalist()])
         return Answer(store().status())
@@ -93,7 +93,7 @@ def _add_images(router: APIRouter, parts: Parts) -> None:
     def image_info(image: str) -> Answer:
         info = dict(store().get_image_info(_case(parts, image)))
         info.pop("path", None)
-        return Answer(info)
+        return Answer(parts.places.hide_in(info))
 
     @router.put("/image/info", **parts.rule("annotator", "Update Image Info"))
     def note_image(
