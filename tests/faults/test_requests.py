@@ -29,6 +29,7 @@ from uncol.demo.pool import make_pool
 from uncol.demo.server import running_server
 from uncol.server.access import word_of
 from uncol.storage.model_folder import ModelFolder
+from uncol.storage.scratch import LOCK
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
 
@@ -185,7 +186,8 @@ def test_requests_made_by_machine(attacked: Attacked) -> None:
     from_schema()
     hidden()
     growth = (max(sizes[-20:]) - sizes[min(len(sizes) - 1, 100)]) / MIB
-    left = [str(path) for path in (attacked.folder / "tmp").rglob("*") if path.is_file()]
+    files = [path for path in (attacked.folder / "tmp").rglob("*") if path.is_file()]
+    left = [str(path) for path in files if path.name != LOCK]
     sys.stdout.write(
         f"\n{sum(attacked.statuses.values())} requests: {dict(attacked.statuses)}; memory grew by "
         f"{growth:.0f} MiB; temporary files left: {len(left)}\n"

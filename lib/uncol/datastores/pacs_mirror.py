@@ -6,6 +6,7 @@ The server keeps a mirror: a folder like that of `UncolDatastore`, its index fil
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import threading
 import time
@@ -23,7 +24,7 @@ from uncol.datastores.studies import FINAL, UncolDatastore
 from uncol.dicom.series import Series, read_headers
 from uncol.dicom.web import Entry, Pacs
 from uncol.errors import RequestError, ScanError, StorageError, UncolError
-from uncol.storage.plain import plain_name
+from uncol.storage.plain import path_in, plain_name
 from uncol.storage.records import Records
 
 logger = logging.getLogger(__name__)
@@ -214,12 +215,16 @@ class PacsMirror(UncolDatastore):
                     data = DataModel(info={"name": f"{uid}{SCAN}"}, ext=SCAN)
                     self._datastore.objects[uid] = ImageLabelModel(image=data)
                 self._update_datastore_file()
-        for uid in listed.keys() & known.keys():
+        fetched = set(os.listdir(self._headers_root)) if self._headers_root.is_dir() else set()
+        for uid in listed.keys() & known.keys() & fetched:
             self._compare(uid, known[uid].count, listed[uid].count)
 
     def _compare(self, uid: str, fetched: int | None, listed: int | None) -> None:
         """Fetch a series again that has grown since it was fetched."""
-        if fetched is None or listed is None or listed <= fetched:
+        if fetched is None:  # by a child, which writes no state
+            fetched = len(os.listdir(self._headers(uid)))
+            self._change(uid, count=fetched)
+        if listed is None or listed <= fetched:
             return
         logger.warning("Series %s has grown from %s to %s images", uid, fetched, listed)
         self._grew_at[uid] = time.monotonic()
@@ -237,8 +242,12 @@ class PacsMirror(UncolDatastore):
             path.unlink(missing_ok=True)
             shutil.rmtree(self._headers(uid), ignore_errors=True)
 
+    @property
+    def _headers_root(self) -> Path:
+        return Path(self._datastore_path) / "headers"
+
     def _headers(self, image_id: str) -> Path:
-        return Path(self._datastore_path) / "headers" / plain_name(image_id, "series")
+        return path_in(self._headers_root, plain_name(image_id, "series"))
 
     def _fetch(self, image_id: str, path: Path) -> None:
         with FileLock(path.with_name(f".{path.name}.lock")):

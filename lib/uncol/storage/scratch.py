@@ -8,11 +8,17 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 
-import psutil
+from filelock import FileLock, Timeout
 
 MODE = 0o700
+PREFIX = "process-"
+LOCK = "lock"
+MAY_BE_NEW_S = 60.0  # a folder without a lock may be one that is being made
+
+_HELD: list[FileLock] = []
 
 
 def own_temporary_folder() -> Path:
@@ -25,7 +31,10 @@ def own_temporary_folder() -> Path:
     """
     base = _base(Path(tempfile.gettempdir()))
     sweep(base)
-    folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=base))
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+    lock = FileLock(folder / LOCK)  # held as long as the process lives, in whatever container
+    lock.acquire()
+    _HELD.append(lock)
     tempfile.tempdir = str(folder)
     os.environ["TMPDIR"] = str(folder)
     atexit.register(_remove, folder, os.getpid())
@@ -34,10 +43,13 @@ def own_temporary_folder() -> Path:
 
 def sweep(base: Path) -> None:
     """Remove the folders of processes that are no more."""
-    for folder in base.iterdir():
-        pid = folder.name.partition("-")[0]
-        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in base.glob(f"{PREFIX}*"):
+        try:
+            if time.time() - folder.stat().st_mtime > MAY_BE_NEW_S or (folder / LOCK).exists():
+                with FileLock(folder / LOCK, timeout=0):
+                    shutil.rmtree(folder, ignore_errors=True)
+        except (Timeout, OSError):  # somebody lives in it, or has just removed it
+            continue
 
 
 def _base(system: Path) -> Path:

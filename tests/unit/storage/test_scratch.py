@@ -5,8 +5,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from filelock import FileLock
+
 from uncol.settings import REPOSITORY
-from uncol.storage.scratch import sweep
+from uncol.storage.scratch import LOCK, PREFIX, sweep
 
 ENV = {**os.environ, "PYTHONPATH": str(REPOSITORY / "lib")}
 CODE = """
@@ -42,11 +44,12 @@ def test_temporary_files_go_with_their_process(tmp_path) -> None:
 def test_what_a_killed_process_left_goes_at_the_next_start(tmp_path) -> None:
     left = run(tmp_path, "killed")
     assert list(left.iterdir())
-    other = left.parent / f"{os.getpid()}-alive"
-    other.mkdir()
-    run(tmp_path, "ends")
+    alive = left.parent / f"{PREFIX}alive"
+    alive.mkdir()
+    with FileLock(alive / LOCK):
+        run(tmp_path, "ends")
     assert not left.exists()
-    assert other.exists()
+    assert alive.exists()
 
 
 def test_a_name_that_somebody_else_took_is_left_alone(tmp_path) -> None:
