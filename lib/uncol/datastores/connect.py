@@ -72,6 +72,11 @@ def mirror_folder(url: str) -> str:
     return str(root / f"uncol-{md5_digest(url)}")
 
 
+def is_address(studies: str) -> bool:
+    """Say whether `--studies` is a PACS's address, not a folder."""
+    return studies.strip().startswith(("http://", "https://"))
+
+
 def is_google(url: str) -> bool:
     """Say whether a PACS is one of Google's, which takes its own tokens."""
     return (urlsplit(url).hostname or "").endswith("googleapis.com")

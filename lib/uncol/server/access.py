@@ -190,6 +190,9 @@ class Realm:
         return answer if isinstance(answer, dict) else {}
 
 
+Check = Callable[..., Coroutine[Any, Any, User]]
+
+
 class Access:
     """Checks every request's token, if authentication is on."""
 
@@ -201,6 +204,7 @@ class Access:
         """
         self.realm = realm
         self._turns = anyio.CapacityLimiter(CHECKED_AT_ONCE)
+        self._checks: dict[Role, Check] = {}
 
     async def user(self, token: str | None) -> User:
         """Return who sends a request.
@@ -219,9 +223,16 @@ class Access:
             logger.info("A token was refused: %s", error)
             raise HTTPException(401, NOT_VALID, {"WWW-Authenticate": "Bearer"}) from error
 
-    def needs(self, role: Role) -> Callable[..., Coroutine[Any, Any, User]]:
-        """Return a dependency that lets in whoever has a role."""
+    def needs(self, role: Role) -> Check:
+        """Return the dependency that lets in whoever has a role.
 
+        It is the same one each time: FastAPI then checks a request's token once.
+        """
+        if role not in self._checks:
+            self._checks[role] = self._check(role)
+        return self._checks[role]
+
+    def _check(self, role: Role) -> Check:
         async def check(token: Annotated[str | None, Depends(bearer)]) -> User:
             user = await self.user(token)
             self.require(user, role)

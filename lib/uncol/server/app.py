@@ -18,13 +18,13 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from uncol import __version__
-from uncol.datastores.connect import connect, mirror_folder
+from uncol.datastores.connect import connect, is_address, mirror_folder
 from uncol.datastores.pacs import PacsDatastore
 from uncol.datastores.studies import UncolDatastore
 from uncol.selection.queue import Queue
 from uncol.server.caretaker import Caretaker
 from uncol.server.desk import Desk, Source, Tasks
-from uncol.server.install import Installed, install
+from uncol.server.install import install
 from uncol.server.start import refuse_new_folder, say_in_one_line
 from uncol.settings import parse_settings
 from uncol.storage.owner import Project, hold
@@ -59,7 +59,6 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         self.models = ModelStore(self.uncol.model_dir)
         self.served = ServedStudent(self.models, self.uncol.labels)
         self.queue = Queue(self.models, self.uncol.generalist)
-        self.installed: Installed | None = None  # in the server alone
         super().__init__(
             app_dir,
             studies,
@@ -76,7 +75,7 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_datastore(self) -> Datastore:
         """Return the studies folder, the PACS at a URL, or MONAI Label's own XNAT or DSA store."""
-        if self.studies.startswith(("http://", "https://")):
+        if is_address(self.studies):
             if server_settings.MONAI_LABEL_DATASTORE.lower() in ("xnat", "dsa"):
                 return super().init_datastore()
             url = self.studies.strip().rstrip("/")
@@ -136,7 +135,9 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         body = {word: value for word, value in request.items() if word not in ("model", "image")}
         folder = Path(tempfile.mkdtemp(prefix="infer-"))
         source = Source(case=str(request.get("image")))
-        answer = self.desk.answer(str(request.get("model")), source, body, folder)
+        answer = self.desk.answer(
+            str(request.get("model")), source, self.desk.options(body), folder
+        )
         file = str(answer.file)
         tag = DefaultLabelTag.ORIGINAL
         return {"label": file, "tag": tag, "file": file, "params": answer.params}
@@ -165,7 +166,7 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         # children inherit this: they read the index, only the server writes it
         os.environ["MONAI_LABEL_DATASTORE_READ_ONLY"] = "true"
         hold(self.models.folder, Project(studies=self.studies))
-        self.installed = install(self.desk, self.models, self.uncol)
+        install(self.desk, self.models, self.uncol)
         if self.pool is not None:
             Caretaker(self.models, self.queue, self.uncol, self.pool, self.desk).start()
         logger.info("App Init - completed")

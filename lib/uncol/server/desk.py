@@ -104,33 +104,38 @@ class Desk:
         self._labels = labels
         self._pending = pending
 
-    def answer(
-        self, model: str, source: Source, body: Mapping[str, Any], folder: Path
-    ) -> InferAnswer:
+    def options(self, body: Mapping[str, Any]) -> InferRequest:
+        """Return the options of an infer.
+
+        Raises:
+            RequestError: an option is unknown or impossible.
+        """
+        return InferRequest.of(body, list(self._labels))
+
+    def answer(self, model: str, source: Source, asked: InferRequest, folder: Path) -> InferAnswer:
         """Run an infer task; a saved result brings its uncertainty map along.
 
         Args:
             model: the task's name.
             source: a case, or an upload.
-            body: the client's options.
+            asked: the client's options.
             folder: where results are written; it goes with the request.
 
         Raises:
-            RequestError: there is no such model or case, an option is unknown or impossible, or
-                what is to be saved is not a pre-label.
+            RequestError: there is no such model or case, or what is to be saved is not a pre-label.
             ScanError: the scan cannot be used.
         """
-        asked = InferRequest.of(body, list(self._labels))
-        return self._answer(model, source, asked, folder)
-
-    def saves(self, body: Mapping[str, Any]) -> bool:
-        """Say whether an infer request would change the pool or the PACS.
-
-        Raises:
-            RequestError: an option is unknown or impossible.
-        """
-        asked = InferRequest.of(body, list(self._labels))
-        return asked.save_label or asked.to_pacs
+        task = _choose(self.tasks.infers, model, "model")
+        _check_saved(model, asked)
+        if asked.to_pacs and not (self.host.pool and self.host.pool.takes_results and source.case):
+            raise RequestError(NEEDS_PACS)
+        if source.file is not None:  # its result belongs to no case
+            asked = asked.model_copy(update={"save_label": False})
+        image = source.file or self._scan_of(source.case)
+        file, params = task(InferWork(image, source.case, asked, folder))
+        if isinstance(params, StudentParams) and params.map_file is not None:
+            self._keep(str(source.case), asked, file, params, params.map_file)
+        return InferAnswer(file, params)
 
     def next_case(self, strategy: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the next case, with its scan at hand.
@@ -220,19 +225,6 @@ class Desk:
         request = {"model": model, "images": images, **asked.model_dump()}
         return JOBS.start("batch_infer", request, lambda job: self._batch(job, model, asked))
 
-    def _answer(self, model: str, source: Source, asked: InferRequest, folder: Path) -> InferAnswer:
-        task = _choose(self.tasks.infers, model, "model")
-        _check_saved(model, asked)
-        if asked.to_pacs and not (self.host.pool and self.host.pool.takes_results and source.case):
-            raise RequestError(NEEDS_PACS)
-        if source.file is not None:  # its result belongs to no case
-            asked = asked.model_copy(update={"save_label": False})
-        image = source.file or self._scan_of(source.case)
-        file, params = task(InferWork(image, source.case, asked, folder))
-        if isinstance(params, StudentParams) and params.map_file is not None:
-            self._keep(str(source.case), asked, file, params, params.map_file)
-        return InferAnswer(file, params)
-
     def _scan_of(self, case: str | None) -> Path:
         store = self.host.datastore()
         if case is None or case not in store.list_images():
@@ -278,7 +270,7 @@ class Desk:
                 break
             with tempfile.TemporaryDirectory(prefix="batch-") as folder:
                 try:
-                    answer = self._answer(model, Source(case=name), asked, Path(folder))
+                    answer = self.answer(model, Source(case=name), asked, Path(folder))
                     answers[name] = {"params": answer.params}
                 except UncolError as error:  # one bad scan must not hold up the others
                     answers[name] = {"error": str(error)}

@@ -116,7 +116,12 @@ def keep_upload(upload: UploadFile, folder: Path, name: str = "upload") -> Path:
     return path
 
 
+def own_name(upload: UploadFile) -> str:
+    """Return an uploaded file's own name, without the folders that some browsers send."""
+    return (upload.filename or "").replace("\\", "/").rpartition("/")[2]
+
+
 def extension_of(upload: UploadFile) -> str:
     """Return an uploaded file's extension in lower case; `.nii.gz` if it has none."""
-    extension = file_extension((upload.filename or "").replace("\\", "/"))
+    extension = file_extension(own_name(upload))
     return extension if EXTENSION.fullmatch(extension) else ".nii.gz"

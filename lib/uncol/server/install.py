@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
 from monailabel.config import settings as server_settings
 
+from uncol.datastores.connect import is_address
 from uncol.server.access import Access, Realm
 from uncol.server.api import make_api
 from uncol.server.browsers import Allowed
@@ -30,20 +29,7 @@ from uncol.versions.store import ModelStore
 EXPANDED = 2  # an archive may unpack to this many times the largest upload
 
 
-@dataclass(frozen=True)
-class Installed:
-    """What runs in the server beside the app.
-
-    Attributes:
-        api: the web application.
-        sessions: uploads that are no cases.
-    """
-
-    api: FastAPI
-    sessions: Sessions | None
-
-
-def install(desk: Desk, models: ModelStore, settings: Settings) -> Installed:
+def install(desk: Desk, models: ModelStore, settings: Settings) -> None:
     """Take over MONAI Label's running server: all its addresses are answered here from now on.
 
     Args:
@@ -74,7 +60,6 @@ def install(desk: Desk, models: ModelStore, settings: Settings) -> Installed:
     )
     theirs.middleware_stack = api  # what their application hands every request to
     share_heaps()
-    return Installed(api, sessions)
 
 
 def _realm(settings: Settings) -> Realm | None:
@@ -111,6 +96,6 @@ def _places(settings: Settings) -> Places:
         ("model folder", settings.model_dir),
         ("app folder", Path(server_settings.MONAI_LABEL_APP_DIR)),
     ]
-    if studies and not studies.startswith(("http://", "https://")):
+    if studies and not is_address(studies):
         folders.append(("studies folder", Path(studies).resolve()))
     return Places(folders)

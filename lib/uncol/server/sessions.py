@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from uncol.errors import RequestError, StorageError
 from uncol.server.archives import unpack
-from uncol.server.door import keep_upload
+from uncol.server.door import keep_upload, own_name
 from uncol.storage.files import write_text
-from uncol.storage.plain import PlainName, is_plain, path_in, plain_name
+from uncol.storage.plain import is_plain, path_in, plain_name
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +82,8 @@ class Sessions:
             StorageError: it could not be written; nothing is kept.
         """
         now = time.time()
-        name = plain_name(str(uuid.uuid4()), "session id")
-        home = path_in(self._folder, name)
+        name = str(uuid.uuid4())
+        home = self._home(name)
         try:
             content = home / CONTENT
             content.mkdir(parents=True, mode=0o700)
@@ -109,7 +109,7 @@ class Sessions:
         """
         if not is_plain(name):
             return None
-        home = path_in(self._folder, plain_name(name, "session id"))
+        home = self._home(name)
         try:
             session = Session.model_validate_json((home / RECORD).read_text())
         except (OSError, ValidationError, ValueError):
@@ -123,7 +123,7 @@ class Sessions:
 
     def image(self, session: Session) -> Path:
         """Return the file of a session's scan, or the folder with its files."""
-        home = path_in(self._folder, plain_name(session.name, "session id"))
+        home = self._home(session.name)
         if session.image == CONTENT:
             return home / CONTENT
         return path_in(home / CONTENT, plain_name(session.image, "file name"))
@@ -132,8 +132,7 @@ class Sessions:
         """Forget a session and return what it was; None if there was none."""
         session = self.get(name, used=False)
         if session is not None:
-            home = path_in(self._folder, plain_name(session.name, "session id"))
-            shutil.rmtree(home, ignore_errors=True)
+            shutil.rmtree(self._home(session.name), ignore_errors=True)
         return session
 
     def sweep(self, *, unfinished: bool = False) -> None:
@@ -166,10 +165,13 @@ class Sessions:
 
         threading.Thread(target=run, name="sessions", daemon=True).start()
 
+    def _home(self, name: str) -> Path:
+        return path_in(self._folder, plain_name(name, "session id"))
+
     def _receive(self, uploads: Sequence[UploadFile], content: Path, *, unpacked: bool) -> str:
         if not 1 <= len(uploads) <= MOST_FILES:
             raise RequestError(f"A session holds 1 to {MOST_FILES} files, got {len(uploads)}.")
-        names = [_name(upload) for upload in uploads]
+        names = [plain_name(own_name(upload), "file name") for upload in uploads]
         if len(set(names)) < len(names):
             raise RequestError("Two files of the session have the same name.")
         if unpacked and len(uploads) == 1:
@@ -182,9 +184,3 @@ class Sessions:
             with path_in(content, name).open("xb") as stream:
                 shutil.copyfileobj(upload.file, stream)
         return names[0] if len(names) == 1 else CONTENT
-
-
-def _name(upload: UploadFile) -> PlainName:
-    """Return an uploaded file's own name without the folders that some browsers send."""
-    text = (upload.filename or "").replace("\\", "/").rpartition("/")[2]
-    return plain_name(text, "file name")

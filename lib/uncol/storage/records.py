@@ -34,7 +34,6 @@ class Records(Generic[Kept]):
         """
         self._path = path
         self._kind = kind
-        self._read_only = read_only
         self._guard = threading.RLock()
         self._known: dict[str, Kept] = {}
         try:

@@ -32,9 +32,8 @@ def own_temporary_folder() -> Path:
     base = _base(Path(tempfile.gettempdir()))
     sweep(base)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-    lock = FileLock(
-        folder / LOCK, mode=0o600
-    )  # held as long as the process lives, in whatever container
+    # held as long as the process lives, in whatever container
+    lock = FileLock(folder / LOCK, mode=0o600)
     lock.acquire()
     _HELD.append(lock)
     tempfile.tempdir = str(folder)

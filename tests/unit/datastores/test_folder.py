@@ -7,35 +7,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from studies_folder import EXTENSIONS, LABELS, SCAN, write
 
 from uncol.datastores.studies import UncolDatastore
 from uncol.errors import RequestError, StorageError
-
-LABELS = {"a": 1, "b": 2}
-SCAN = np.arange(120, dtype=np.float32).reshape(6, 5, 4)
-EXTENSIONS = ("*.nii.gz", "*.nii", "*.nrrd", "*.png")
-
-
-def write(path, array):
-    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
-    return str(path)
-
-
-@pytest.fixture
-def store(tmp_path):
-    studies = tmp_path / "studies"
-    studies.mkdir()
-    rng = np.random.default_rng(0)
-    for name in ("one", "two"):
-        write(studies / f"{name}.nii.gz", rng.normal(size=(6, 5, 4)).astype(np.float32))
-    return UncolDatastore(str(studies), labels=LABELS, extensions=EXTENSIONS)
-
-
-@pytest.fixture
-def label(tmp_path):
-    array = np.zeros((6, 5, 4), dtype=np.uint8)
-    array[1:3], array[3:5] = 1, 2
-    return write(tmp_path / "label.nii.gz", array)
 
 
 def again(store):

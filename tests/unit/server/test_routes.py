@@ -265,3 +265,20 @@ def test_uploads_leave_nothing_behind(
         assert reply.status_code == 400, (path, reply.text)
         assert str(temporary) not in reply.text
     assert list(temporary.iterdir()) == []
+
+
+def test_a_requests_token_is_checked_once(
+    guarded: TestClient, realm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[str] = []
+    user = Realm.user
+
+    def counted(self: Realm, token: str) -> Any:
+        checked.append(token)
+        return user(self, token)
+
+    monkeypatch.setattr(Realm, "user", counted)
+    headers = {"Authorization": f"Bearer {realm.token('anna')}"}
+    notes = {"info": "{}"}
+    assert guarded.put("/datastore/image/info?image=one", data=notes, headers=headers).is_success
+    assert len(checked) == 1

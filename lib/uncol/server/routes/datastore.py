@@ -14,7 +14,7 @@ from uncol.datastores.studies import FINAL
 from uncol.errors import RequestError
 from uncol.server.access import User
 from uncol.server.answers import Answer
-from uncol.server.door import Folder, extension_of, keep_upload
+from uncol.server.door import Folder, extension_of, keep_upload, own_name
 from uncol.server.routes.parts import Parts
 from uncol.storage.plain import parse_object, plain_name, shown
 
@@ -67,7 +67,7 @@ def _add_images(router: APIRouter, parts: Parts) -> None:
     ) -> Answer:
         notes = _signed(user, parse_object(params, "params"))
         extension = extension_of(file)
-        own = (file.filename or "").replace("\\", "/").rpartition("/")[2]
+        own = own_name(file)
         name = image or own[: len(own) - len(extension)]
         path = keep_upload(file, folder)
         return Answer({"image": store().add_image(name, str(path), notes)})

@@ -47,10 +47,11 @@ def make_router(parts: Parts) -> APIRouter:
         if label is not None:
             raise RequestError("Scribbles are not supported: use clicks or a box (uncol_prompt).")
         body = parse_object(params, "params")
-        if parts.desk.saves(body):
+        asked = parts.desk.options(body)
+        if asked.save_label or asked.to_pacs:
             parts.access.require(user, "annotator")
         source = _source(parts, image, session_id, file, folder)
-        answer = parts.desk.answer(model, source, body, folder)
+        answer = parts.desk.answer(model, source, asked, folder)
         if output == "json":
             return Answer(answer.params)
         if output == "image":

@@ -81,6 +81,12 @@ class Parts:
             raise HTTPException(500, f"The {job.kind} task ended as {job.status}. {last}")
         return Answer(self.places.hide_in(job.result))
 
+    def started(self, jobs: Mapping[str, Job]) -> Answer:
+        """Answer the jobs that one request started, by task."""
+        return Answer(
+            {name: {"result": self.shown(job), "detail": None} for name, job in jobs.items()}
+        )
+
     def stopped(self, job: Job | None) -> Answer:
         """Answer a job that was stopped; null if there was none."""
         return Answer(self.shown(job) if job is not None else None)

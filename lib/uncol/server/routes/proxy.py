@@ -14,7 +14,7 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
 from monailabel.config import settings as server_settings
 
-from uncol.datastores.connect import is_google, token_of_google
+from uncol.datastores.connect import is_address, is_google, token_of_google
 from uncol.errors import BusyError, PacsError, RequestError
 from uncol.server.access import User
 from uncol.server.routes.parts import Parts
@@ -116,7 +116,7 @@ def make_router(parts: Parts) -> APIRouter:
     """Return the router."""
     router = APIRouter(prefix="/proxy/dicom", tags=["Others"], include_in_schema=False)
     root = server_settings.MONAI_LABEL_STUDIES.strip().rstrip("/")
-    upstream = Upstream(root) if root.startswith(("http://", "https://")) else None
+    upstream = Upstream(root) if is_address(root) else None
 
     async def passed_on(request: Request, user: User, op: Op, path: str) -> Response:
         if upstream is None:

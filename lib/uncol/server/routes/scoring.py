@@ -31,9 +31,7 @@ def make_router(parts: Parts) -> APIRouter:
         refuse_unknown(params or {}, methods, "scoring method")
         bodies = {name: (params or {}).get(name) or {} for name in methods}
         started = {n: parts.desk.start_scoring(n, b, queue=True) for n, b in bodies.items()}
-        return Answer(
-            {n: {"result": parts.shown(job), "detail": None} for n, job in started.items()}
-        )
+        return parts.started(started)
 
     @router.post("/{method}", **parts.rule("annotator", "Run Scoring Task for specific method"))
     def run(method: str, params: dict[str, Any] | None = None, run_sync: bool = False) -> Answer:

@@ -35,9 +35,7 @@ def make_router(parts: Parts) -> APIRouter:
         if run_sync:
             for job in started.values():
                 job.over.wait()
-        return Answer(
-            {n: {"result": parts.shown(job), "detail": None} for n, job in started.items()}
-        )
+        return parts.started(started)
 
     @router.post("/{model}", **parts.rule("admin", "Run Training Task for specific model"))
     def run(
