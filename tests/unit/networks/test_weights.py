@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from uncol.errors import StorageError, WeightsError
+from uncol.networks import weights
 from uncol.networks.weights import Download, fetch, load_checkpoint, load_state, verified_digest
 
 CONTENT = bytes(range(256)) * 40
@@ -22,6 +23,8 @@ def server():
         def do_GET(self):
             asked = self.headers.get("Range")
             self.server.ranges.append(asked)
+            if self.headers.get("If-Range", self.server.etag) != self.server.etag:
+                asked = None  # another file than the one that the client has a part of
             if self.path != "/weights.pth":
                 self.send_error(404)
                 return
@@ -33,7 +36,10 @@ def server():
                 return
             body = self.server.content[start:]
             self.send_response(206 if asked else 200)
-            self.send_header("Content-Length", str(len(body)))
+            if self.server.tells_length:
+                self.send_header("Content-Length", str(len(body)))
+            if self.server.etag:
+                self.send_header("ETag", self.server.etag)
             self.end_headers()
             self.wfile.write(body[: self.server.hang_up_after])
 
@@ -43,6 +49,7 @@ def server():
     running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     running.content, running.ranges = CONTENT, []
     running.takes_ranges, running.hang_up_after = True, None
+    running.tells_length, running.etag = True, ""
     running.url = f"http://127.0.0.1:{running.server_port}/weights.pth"
     thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
     thread.start()
@@ -81,7 +88,31 @@ def test_a_connection_that_breaks_off_leaves_what_it_brought(server, tmp_path):
     assert not (tmp_path / "w.pth").exists()
     server.hang_up_after = None
     assert fetch(item, tmp_path).read_bytes() == CONTENT
-    assert len(server.ranges) == 2
+    assert server.ranges == [None, None]  # neither checksum nor mark says that it is the same file
+
+
+def test_without_a_checksum_the_publisher_s_mark_says_whether_the_rest_fits(
+    server, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(weights, "CHUNK", 1000)  # what a break loses
+    item = Download("w.pth", server.url, None)
+    for etag, others in (('"1"', CONTENT), ('"2"', b"another version" * 1000)):
+        server.etag, server.content, server.hang_up_after = '"1"', CONTENT, 5000
+        with pytest.raises(WeightsError, match="Could not download"):
+            fetch(item, tmp_path)
+        server.etag, server.content, server.hang_up_after = etag, others, None
+        assert fetch(item, tmp_path).read_bytes() == others
+        assert server.ranges[-1] == "bytes=5000-"
+        assert not list(tmp_path.glob("*.etag"))
+        for made in tmp_path.glob("w.pth*"):
+            made.unlink()
+
+
+def test_a_reply_that_may_be_cut_anywhere_is_not_pinned_as_weights(server, tmp_path):
+    server.tells_length = False
+    with pytest.raises(WeightsError, match="without its length"):
+        fetch(Download("w.pth", server.url, None), tmp_path)
+    assert fetch(Download("w.pth", server.url, DIGEST), tmp_path).read_bytes() == CONTENT
 
 
 def test_a_server_that_knows_no_ranges_sends_it_all_again(server, tmp_path):
