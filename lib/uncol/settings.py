@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from uncol.data.names import fold
 from uncol.errors import SettingsError
 from uncol.generalist.models import GENERALISTS, NO_GENERALIST
 from uncol.method.recipe import RECIPES
@@ -42,7 +44,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 NUMBERS = {"max_upload_mb": (1, 2**20), "cache_gb": (1, 2**20)}  # least and most
 ACCESS = ("allowed_hosts", "allowed_origins", "token_issuer", "token_audience")
-KNOWN = ("labels", *CHOICES, *NUMBERS, "teacher_weights", "model_dir", *ACCESS)
+KNOWN = ("labels", *CHOICES, *NUMBERS, "teacher_weights", "model_dir", "patient", *ACCESS)
 # settings of MONAI Label's own apps, which their users pass from habit
 HABITS = frozenset(
     {
@@ -75,6 +77,8 @@ class Settings(BaseModel):
         cache_gb: most GiB on disk for the generalist's embeddings, and again for prepared scans.
         allowed_hosts: further names by which browsers know the server, as behind a proxy.
         allowed_origins: addresses of other web applications that may use the server.
+        patient: regular expression that finds the patient's name in a case's name; empty if every
+            case is another patient's.
         token_issuer: what tokens must name as their issuer; by default what the realm says.
         token_audience: for which client tokens must be made; by default
             `MONAI_LABEL_AUTH_CLIENT_ID`.
@@ -97,6 +101,7 @@ class Settings(BaseModel):
     model_dir: Path = REPOSITORY / "model"
     max_upload_mb: int = 2048
     cache_gb: int = 50
+    patient: str = ""
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     token_issuer: str | None = None
@@ -204,9 +209,21 @@ def _labels(text: str) -> dict[str, int]:
 def _check_names(labels: Mapping[str, int]) -> None:
     if not labels or not all(isinstance(n, str) and n.strip() for n in labels):
         raise ValueError('at least one name is needed, none of them empty: "a,b".')
-    reserved = [n for n in labels if n.lower() in RESERVED]
+    reserved = [n for n in labels if fold(n) in RESERVED]
     if reserved:
         raise ValueError(f"'{reserved[0]}' is reserved; list only the structures to segment.")
+    _check_alike(list(labels))
+
+
+def _check_alike(labels: list[str]) -> None:
+    if any("\\" in name for name in labels):
+        raise ValueError("a backslash parts values in DICOM; no name can hold one.")
+    alike = [name for name in labels if [fold(n) for n in labels].count(fold(name)) > 1]
+    if alike:
+        raise ValueError(
+            f"'{alike[0]}' and '{alike[1]}' are one name: capitals, blanks and underscores do not "
+            "tell labels apart."
+        )
 
 
 def _from_json(text: str) -> dict[str, int]:
@@ -251,12 +268,21 @@ def _folder(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"'{text}' is no regular expression: {error}.") from None
+    return text
+
+
 PARSERS: dict[str, Callable[[str], object]] = {
     **{key: _one_of(allowed) for key, allowed in CHOICES.items()},
     **{key: _whole_number(*bounds) for key, bounds in NUMBERS.items()},
     "labels": _labels,
     "teacher_weights": _file,
     "model_dir": _folder,
+    "patient": _pattern,
     "allowed_hosts": _names,
     "allowed_origins": _origins,
     "token_issuer": str,

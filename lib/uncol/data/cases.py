@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 HELD_OUT_SHARE = 0.2
@@ -23,12 +24,16 @@ class Case:
         label: the submitted label's file, or None.
         segments: the label's values by segment name, as stored with it; empty if the label was
             put there by hand: its values are then the app's own.
+        stamp: changes whenever the scan does; empty if nobody keeps track.
+        patient: whose scan it is; empty if it is the only one of its patient.
     """
 
     name: str
     image: Path
     label: Path | None = None
     segments: dict[str, int] = field(default_factory=dict)
+    stamp: str = ""
+    patient: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,26 +51,54 @@ class Pool:
     held_out: tuple[Case, ...]
 
 
-def decide(annotated: Iterable[str], decided: Mapping[str, Side]) -> dict[str, Side]:
+def decide(
+    annotated: Iterable[str],
+    decided: Mapping[str, Side],
+    patients: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Side]:
     """Decide for annotated cases whether they train or judge; a decision is never changed.
 
     With fewer than ten annotated cases, all train. From the tenth on, up to half of the new ones
-    judge, in the order of a hash of their names, until a fifth of all do.
+    judge, in the order of a hash of their names, until a fifth of all do. All scans of a patient
+    are on one side.
 
     Args:
         annotated: names of all annotated cases.
         decided: earlier decisions, including those on cases whose label was removed since.
+        patients: whose scan a case is; one that is not listed is a patient's only scan.
 
     Returns:
         All decisions, earlier ones unchanged.
     """
     names = set(annotated)
-    fresh = sorted(names - decided.keys(), key=_hash)
-    judging = sum(decided.get(name) == "held_out" for name in names)
+    sides, groups = _by_patient(names, decided, patients)
+    judging = sum(sides.get(name) == "held_out" for name in names)
     wanted = round(HELD_OUT_SHARE * len(names)) - judging if len(names) >= HELD_OUT_FROM else 0
-    taken = max(0, min(wanted, -(-len(fresh) // 2)))
-    sides: dict[str, Side] = dict.fromkeys(fresh[:taken], "held_out")
-    return {**decided, **sides, **dict.fromkeys(fresh[taken:], "train")}
+    left = min(wanted, -(-sum(map(len, groups.values())) // 2))
+    for group in groups.values():
+        judges = 0 < len(group) <= left
+        sides |= dict.fromkeys(group, "held_out" if judges else "train")
+        left -= len(group) if judges else 0
+    return sides
+
+
+def _by_patient(
+    names: Set[str], decided: Mapping[str, Side], patients: Mapping[str, str]
+) -> tuple[dict[str, Side], dict[str, list[str]]]:
+    """Return decisions with those that follow from a patient's other scans; the rest by patient."""
+    sides: dict[str, Side] = dict(decided)
+    of_patient: dict[str, set[Side]] = {}
+    for name, side in decided.items():
+        of_patient.setdefault(patients.get(name) or name, set()).add(side)
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names - decided.keys(), key=_hash):
+        patient = patients.get(name) or name
+        if patient in of_patient:
+            # one that has trained, even in part, cannot judge any more
+            sides[name] = "held_out" if of_patient[patient] == {"held_out"} else "train"
+        else:
+            groups.setdefault(patient, []).append(name)
+    return sides, groups
 
 
 def split(cases: Iterable[Case], sides: Mapping[str, Side]) -> Pool:

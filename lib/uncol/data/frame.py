@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uncol.data.scan import Grid
+from uncol.data.grid import Grid
 from uncol.data.stack import thick_axis
 from uncol.types import Array
 
@@ -74,7 +74,7 @@ def make_frame(grid: Grid, space: Space) -> Frame:
     flips = tuple(working for working, axis in enumerate(order) if turn[axis, 1] < 0)
     turned_shape = np.array([grid.shape[axis] for axis in order])
     turned_affine = grid.affine @ nio.inv_ornt_aff(turn, grid.shape)
-    spacing = np.linalg.norm(turned_affine[:3, :3], axis=0)
+    spacing = np.array(grid.spacing_mm)[list(order)]
     target = np.array(space.spacing_mm)
     shape = np.maximum(1, np.rint(turned_shape * spacing / target)).astype(int)
     shape[turned_shape == 1] = 1
@@ -82,7 +82,12 @@ def make_frame(grid: Grid, space: Space) -> Frame:
     zoomed = np.diag([*step, 1.0])
     zoomed[:3, 3] = (step - 1) / 2  # extents stay, so centres move by half the growth
     size_i, size_j, size_k = (int(size) for size in shape)
-    working = Grid((size_i, size_j, size_k), turned_affine @ zoomed)
+    affine = turned_affine @ zoomed
+    sizes_mm = None
+    if grid.sizes_mm is not None:
+        sizes_i, sizes_j, sizes_k = (float(size) for size in spacing * step)
+        sizes_mm = (sizes_i, sizes_j, sizes_k)
+    working = Grid((size_i, size_j, size_k), affine, sizes_mm)
     return Frame(grid, working, (order[0], order[1], order[2]), flips)
 
 

@@ -1,25 +1,30 @@
 """Labels as annotators send them become the app's label values.
 
 Slicer numbers voxel values in the order of the segments it exports, but the indices it sends along
-also count skipped segments (docs/monai-label.md section 1.7). So values are mapped by position in
-the list of segments and by name. The indices are used if positions do not explain the voxel values.
-They come first if they do not ascend: Slicer's always do, and another client's are believed.
+also count skipped segments (docs/monai-label.md section 1.7). Other clients send the voxel values
+as indices. Which of the two is meant is told by the list: Slicer's indices ascend, never begin with
+0, and never belong to a background. Where both would do and say different things, the label is
+refused.
 """
 
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
+from uncol.data.names import fold
 from uncol.errors import LabelError
 from uncol.types import Array
 
 REVIEW_SEGMENTS = ("review_high", "review_medium")
-IGNORED = (*REVIEW_SEGMENTS, "background", "background_scribbles", "foreground_scribbles")
+# Slicer never sends these along; what is under review bands and scribbles is not known
+SKIPPED_BY_SLICER = ("background", "background_scribbles", "foreground_scribbles")
+IGNORED = (*REVIEW_SEGMENTS, *SKIPPED_BY_SLICER)
 IGNORE_VALUE = 255  # a voxel that nobody annotated; takes no part in any loss
 REVIEWED = "reviewed"  # a segment whose marks say which slices and boxes were looked at
 REVIEWED_VALUE = 254
@@ -42,16 +47,51 @@ def segment_values(
             with the same name have voxels.
     """
     names, indices = names_and_indices(label_info, case)
-    values = sorted(set(present) - {0, REVIEWED_VALUE, IGNORE_VALUE})
+    named = {number for name, number in zip(names, indices, strict=True) if fold(name) not in MARKS}
+    values = sorted(set(present) - {0} - ({REVIEWED_VALUE, IGNORE_VALUE} - named))
+    ways = _readings(names, indices)
+    fitting = [numbers for numbers in ways if set(values) <= set(numbers)]
+    if not fitting:
+        raise LabelError(
+            f"Label of case '{case}' has voxel values {values}, but names only the segments "
+            f"{_listed(names)}. Submit the segmentation again so that each value has its segment."
+        )
+    if len(fitting) > 1 and ways[0] != indices:
+        _refuse_unclear(names, ways[0], indices, values, case)
+    return _by_name(names, fitting[0], values, case)
+
+
+def _readings(names: Sequence[str], indices: list[int]) -> list[list[int]]:
+    """Return what a list of segments may mean: the likelier reading comes first."""
     places = list(range(1, len(names) + 1))
-    ways = [places, indices] if indices == sorted(indices) else [indices, places]
-    for numbers in ways:
-        if set(values) <= set(numbers):
-            return _by_name(names, numbers, values, case)
-    raise LabelError(
-        f"Label of case '{case}' has voxel values {values}, but names only the segments "
-        f"{_listed(names)}. Submit the segmentation again so that each value has its segment."
-    )
+    if 0 in indices or any(fold(name) in SKIPPED_BY_SLICER for name in names):
+        return [indices]
+    ascending = all(one < other for one, other in itertools.pairwise(indices))
+    return [places, indices] if ascending else [indices, places]
+
+
+def _refuse_unclear(
+    names: Sequence[str],
+    places: Sequence[int],
+    indices: Sequence[int],
+    values: Sequence[int],
+    case: str,
+) -> None:
+    """Refuse a label whose values mean one segment by position and another one by index.
+
+    Raises:
+        LabelError: they do.
+    """
+    by_place = dict(zip(places, names, strict=True))
+    by_index = dict(zip(indices, names, strict=True))
+    for value in values:
+        if by_place[value] != by_index[value]:
+            raise LabelError(
+                f"Label of case '{case}' is unclear: its value {value} is the segment "
+                f"'{by_place[value]}' by position and '{by_index[value]}' by index. Remove the "
+                "segments that stand before them in the list, or send the indices 1, 2, ... in "
+                "the order of the segments."
+            )
 
 
 def names_and_indices(
@@ -64,7 +104,7 @@ def names_and_indices(
     """
     try:
         names = [str(segment.get("name", "")) for segment in label_info]
-        return names, [int(s.get("idx", place)) for place, s in enumerate(label_info, start=1)]
+        return names, [_whole(s.get("idx", n)) for n, s in enumerate(label_info, start=1)]
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise LabelError(
             f"label_info of case '{case}' must be a list of segments, "
@@ -72,12 +112,28 @@ def names_and_indices(
         ) from error
 
 
+def _whole(value: object) -> int:
+    """Return an index as a number.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{value!r} is no whole number")
+    if float(value) != int(float(value)):
+        raise ValueError(f"{value!r} is no whole number")
+    return int(float(value))
+
+
 def _by_name(
     names: Sequence[str], numbers: Sequence[int], values: Sequence[int], case: str
 ) -> dict[str, int]:
     """Return each name's value; of two segments with one name, that of the one with voxels."""
     segments: dict[str, int] = {}
+    owners: dict[int, str] = {}
     for name, number in zip(names, numbers, strict=True):
+        owner = owners.setdefault(number, name) if number in values else name
+        _check_number(name, number, owner, case)
         if name in segments and segments[name] in values and number in values:
             raise LabelError(
                 f"Label of case '{case}' has two segments named '{name}'. Keep one of them (the "
@@ -88,19 +144,43 @@ def _by_name(
     return segments
 
 
+def _check_number(name: str, number: int, owner: str, case: str) -> None:
+    """Refuse a number that cannot be a segment's.
+
+    Raises:
+        LabelError: another segment has it, or it is the background's.
+    """
+    if fold(owner) != fold(name):
+        raise LabelError(
+            f"Label of case '{case}' gives the value {number} to '{owner}' and to '{name}'. Give "
+            "each segment an index of its own."
+        )
+    if number == 0 and fold(name) != "background":
+        raise LabelError(
+            f"Label of case '{case}' gives the index 0 to '{name}'; 0 is the background. Number "
+            "the segments from 1."
+        )
+
+
 def map_label(
-    array: Array, segments: Mapping[str, int], labels: Mapping[str, int], *, case: str
+    array: Array,
+    segments: Mapping[str, int],
+    labels: Mapping[str, int],
+    *,
+    case: str,
+    empty_ok: bool = False,
 ) -> Array:
     """Bring a label map to the app's values by segment name.
 
-    Review bands and scribbles become background; marks of the segment `reviewed` stay, see
-    `annotated_part`.
+    Review bands and scribbles hide what is under them: that is not annotated. Marks of the segment
+    `reviewed` stay, see `annotated_part`.
 
     Args:
         array: `(I, J, K)` whole numbers.
         segments: segment name to voxel value; empty means that the values are the app's own.
         labels: the app's labels, name to value 1...N.
         case: the case's name for messages.
+        empty_ok: whether it may hold no structure at all.
 
     Returns:
         `(I, J, K)` uint8 with 0, 1...N, 254 for marks of what was reviewed, and 255 for voxels
@@ -109,9 +189,10 @@ def map_label(
     Raises:
         LabelError: a value or segment is unknown, or nothing is annotated.
     """
-    table = _table(segments, labels, case)
     values = np.unique(array)
-    table = {**table, REVIEWED_VALUE: REVIEWED_VALUE, IGNORE_VALUE: IGNORE_VALUE}
+    # a segment may have one of these values; without one, they are marks
+    marks = {REVIEWED_VALUE: REVIEWED_VALUE, IGNORE_VALUE: IGNORE_VALUE}
+    table = {**marks, **_table(segments, labels, case)}
     unknown = [int(v) for v in values if int(v) not in table and v != 0]
     if unknown:
         raise LabelError(
@@ -121,10 +202,16 @@ def map_label(
     result = np.zeros(array.shape, dtype=np.uint8)
     for value, target in table.items():
         result[array == value] = target
-    if not ((result > 0) & (result != IGNORE_VALUE)).any():
+    if not (empty_ok or ((result > 0) & (result != IGNORE_VALUE)).any()):
+        hint = ""
+        if IGNORE_VALUE in values:
+            hint = (
+                f" The value {IGNORE_VALUE} means 'not annotated' unless label_info gives it a "
+                "segment's name: send that, or save the mask with the label's own value."
+            )
         raise LabelError(
             f"Label of case '{case}' is empty: no voxel belongs to {_app_labels(labels)}. "
-            "Draw the structure first, or leave the case unlabeled."
+            f"Draw the structure first, or leave the case unlabeled.{hint}"
         )
     return result
 
@@ -161,30 +248,17 @@ def annotated_part(mapped: Array) -> Array:
 def _table(segments: Mapping[str, int], labels: Mapping[str, int], case: str) -> dict[int, int]:
     if not segments:
         return {value: value for value in labels.values()}
-    folded = {_fold(name): value for name, value in labels.items()}
-    table: dict[int, int] = {}
-    unknown = []
-    for name, value in segments.items():
-        if _fold(name) in folded:
-            table[value] = folded[_fold(name)]
-        elif _fold(name) in IGNORED:
-            table[value] = 0
-        elif _fold(name) in MARKS:
-            table[value] = MARKS[_fold(name)]
-        else:
-            unknown.append(name)
+    targets = {**dict.fromkeys(IGNORED, IGNORE_VALUE), "background": 0, **MARKS}
+    targets |= {fold(name): value for name, value in labels.items()}
+    unknown = [name for name in segments if fold(name) not in targets]
     if unknown:
-        near = difflib.get_close_matches(_fold(unknown[0]), list(folded), n=1)
+        near = difflib.get_close_matches(fold(unknown[0]), [fold(name) for name in labels], n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise LabelError(
             f"Label of case '{case}' has the segments {_listed(unknown)}, which this app does not "
             f"know. Rename them to one of {_app_labels(labels)}, or delete them.{hint}"
         )
-    return table
-
-
-def _fold(name: str) -> str:
-    return name.strip().lower().replace(" ", "_")
+    return {value: targets[fold(name)] for name, value in segments.items()}
 
 
 def _listed(names: Sequence[str]) -> str:

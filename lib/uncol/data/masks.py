@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from uncol.data.scan import LPS_TO_RAS, Grid
+from uncol.data.grid import LPS_TO_RAS, Grid
 from uncol.types import Array
 
 

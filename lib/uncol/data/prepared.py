@@ -16,6 +16,7 @@ from torch import Tensor
 from uncol.data.annotation import annotated, read_annotation
 from uncol.data.cases import Case
 from uncol.data.frame import Frame, Space, as_tensor, make_frame
+from uncol.data.imagefile import READ_AS
 from uncol.data.preprocess import prepare
 from uncol.data.scan import read_grid, read_scan
 from uncol.storage.files import file_digest, replacing, unchanged
@@ -127,7 +128,7 @@ class CaseStore:
         return _mapped(path), digest
 
     def _key(self, digest: str) -> str:
-        made_of = f"{(self.space, self.modality)!r} {digest}"
+        made_of = f"{(self.space, self.modality, READ_AS)!r} {digest}"
         return hashlib.sha256(made_of.encode()).hexdigest()[:32]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from uncol.data.frame import Frame, Space, as_tensor, make_frame
-from uncol.data.scan import Volume
+from uncol.data.grid import Volume
 
 CT_WINDOW_HU = (-200.0, 300.0)  # soft tissue with room on both sides
 CT_AIR_HU = -500.0  # no MR scan goes this low; any CT with air does

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uncol.data.grid import Volume
+from uncol.data.imagefile import READ_AS
 from uncol.data.preprocess import normalize
-from uncol.data.scan import Volume
 from uncol.generalist.cache import EmbeddingCache
 from uncol.generalist.letterbox import letterbox_of
 from uncol.generalist.models.protocol import Encoded, FoundationModel
@@ -64,7 +65,9 @@ def scan_encoder(
             view = box.shrink(region_of(image, along, index)[None])
             return Encoded(model.encode(view.to(device)).image, ())
 
-        encoded = cache.get(view_key("scan", content, axis, index, model.fingerprint), compute)
+        encoded = cache.get(
+            view_key("scan", READ_AS, content, axis, index, model.fingerprint), compute
+        )
         return Encoded(encoded.image.to(device), ())
 
     return encode

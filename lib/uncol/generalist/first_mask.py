@@ -51,7 +51,7 @@ def make_prompt(
 
     Raises:
         RequestError: there is neither box nor foreground click, they are not voxel numbers, or a
-            click lies outside the scan (a box is clipped to it).
+            click or the whole box lies outside the scan (a box that reaches out is clipped).
     """
     last = np.array(shape) - 1
     corners = None
@@ -59,8 +59,13 @@ def make_prompt(
         sides = _numbers(box, "A box")
         if sides.shape != (6,):
             raise RequestError(f"A box has 6 numbers (i0, i1, j0, j1, k0, k1), got {sides.size}.")
-        low = np.clip(np.minimum(sides[0::2], sides[1::2]), 0, last).astype(int)
-        high = np.clip(np.maximum(sides[0::2], sides[1::2]), 0, last).astype(int)
+        low, high = np.minimum(sides[0::2], sides[1::2]), np.maximum(sides[0::2], sides[1::2])
+        if (low >= last + 1).any() or (high < 0).any():
+            raise RequestError(
+                f"The box {list(box)} lies outside the scan, which has {(last + 1).tolist()} "
+                "voxels. Draw it on the scan itself."
+            )
+        low, high = np.clip(low, 0, last).astype(int), np.clip(high, 0, last).astype(int)
         i0, j0, k0 = (int(v) for v in low)
         i1, j1, k1 = (int(v) for v in high)
         corners = (i0, i1, j0, j1, k0, k1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from uncol.data.frame import Space, as_tensor, choose_space, make_frame, zoom
-from uncol.data.scan import Grid
+from uncol.data.grid import Grid
 
 SPACES = ["RAS", "LPS", "SAR", "AIL"]
 SPACINGS = [(1.0, 1.0, 1.0), (0.5, 0.5, 2.0), (2.0, 0.5, 0.5), (0.7, 1.3, 0.9)]

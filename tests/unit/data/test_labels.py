@@ -41,9 +41,9 @@ def test_case_and_spaces_in_names_do_not_matter(name):
 @pytest.mark.parametrize(
     "name", ["review_high", "review_medium", "background", "foreground_scribbles"]
 )
-def test_review_bands_and_scribbles_become_background(name):
+def test_what_review_bands_and_scribbles_hide_is_not_annotated(name):
     mapped = map_label(a_label(1, 2), {"liver": 1, name: 2}, LABELS, case="p")
-    assert mapped.flatten().tolist() == [1, 0]
+    assert mapped.flatten().tolist() == [1, 0 if name == "background" else IGNORE_VALUE]
 
 
 def test_swapped_values_are_swapped_once():
@@ -97,6 +97,70 @@ def test_the_sent_index_counts_where_it_is_what_the_voxels_hold():
 def test_position_wins_for_any_order_of_names(names):
     info = [{"name": name, "idx": 9 - place} for place, name in enumerate(names)]
     assert segment_values(info, [0, 1, 2, 3, 4], "p") == {n: i for i, n in enumerate(names, 1)}
+
+
+def listed(*pairs):
+    return [{"name": name, "idx": value} for name, value in pairs]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "present", "values"),
+    [
+        ([("background", 0), ("a", 1), ("b", 2)], [0, 1, 2], {"a": 1, "b": 2}),
+        ([("background", 0), ("a", 1), ("b", 2)], [0, 1], {"a": 1, "b": 2}),
+        ([("Background", 1), ("a", 2), ("b", 3)], [2, 3], {"a": 2, "b": 3}),
+        ([("a", 2), ("b", 3)], [2, 3], {"a": 2, "b": 3}),
+        ([("a", 2), ("b", 3)], [1, 2], {"a": 1, "b": 2}),  # Slicer, after a skipped segment
+        ([("a", 17), ("b", 53)], [17, 53], {"a": 17, "b": 53}),
+        ([("a", 128), ("b", 255)], [128, 255], {"a": 128, "b": 255}),
+        ([("a", 254), ("b", 255)], [254, 255], {"a": 254, "b": 255}),
+        ([("a", 255)], [0, 255], {"a": 255}),
+        ([("b", 2), ("a", 1)], [1, 2], {"a": 1, "b": 2}),
+        ([("a", 1), ("reviewed", 254), ("not_annotated", 255)], [1, 254, 255], {"a": 1}),
+    ],
+)
+def test_what_a_list_of_segments_means_is_told_by_the_list(pairs, present, values):
+    segments = segment_values(listed(*pairs), present, "p")
+    assert {name: value for name, value in segments.items() if name in values} == values
+
+
+def test_a_value_that_may_be_two_segments_is_refused():
+    with pytest.raises(LabelError, match=r"unclear: its value 2 is .* 'b' by position and 'a'"):
+        segment_values(listed(("a", 2), ("b", 3)), [2], "p")
+
+
+@pytest.mark.parametrize(("x", "y"), [(254, 255), (255, 254), (128, 255)])
+def test_a_segment_may_have_the_value_of_a_mark(x, y):
+    segments = segment_values(listed(("liver", x), ("spleen", y)), [x, y], "p")
+    mapped = map_label(a_label(0, x, y), segments, LABELS, case="p").flatten().tolist()
+    assert mapped == [0, 1, 2]
+
+
+def test_a_mask_of_0_and_255_without_names_says_what_255_means():
+    with pytest.raises(LabelError, match=r"255 means 'not annotated'"):
+        map_label(a_label(0, 255), {}, LABELS, case="p")
+
+
+@given(
+    st.permutations(["liver", "spleen", "left kidney"]),
+    st.lists(st.integers(0, 300), min_size=3, max_size=3),
+    st.lists(st.integers(0, 300), max_size=4),
+    st.booleans(),
+)
+def test_random_lists_map_by_name_or_are_refused(names, indices, present, background):
+    """Whatever is accepted agrees with one of the two readings for every voxel."""
+    pairs = [*([("background", 0)] if background else []), *zip(names, indices, strict=True)]
+    try:
+        segments = segment_values(listed(*pairs), present, "p")
+    except LabelError:
+        return
+    by_index = {value: name for name, value in pairs if value}
+    by_place = {place: name for place, (name, _) in enumerate(pairs, start=1)}
+    used = {value: name for name, value in segments.items() if value in present and value}
+    readings = [{v: one.get(v) for v in used} for one in (by_index, by_place)]
+    assert used in readings
+    if background:
+        assert used == readings[0]
 
 
 def test_values_that_nothing_explains_are_refused():

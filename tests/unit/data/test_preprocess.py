@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from uncol.data.frame import Space
+from uncol.data.grid import Grid, Volume
 from uncol.data.preprocess import normalize, prepare
-from uncol.data.scan import Grid, Volume
 
 
 def draw(shape=(1, 12, 12, 12), seed=0):

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from uncol.data.scan import Grid, file_extension, read_grid, read_label, read_scan, write_volume
+from uncol.data.grid import Grid
+from uncol.data.imagefile import file_extension
+from uncol.data.scan import read_grid, read_label, read_scan, write_volume
 from uncol.data.segnrrd import read_seg_nrrd
 from uncol.errors import LabelError, ScanError, StorageError, UncolError
 

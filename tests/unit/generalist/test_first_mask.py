@@ -168,3 +168,13 @@ def test_marks_that_are_no_voxels_are_refused(odd, where):
     marks = {"box": None, "foreground": [], "background": [], where: odd}
     with pytest.raises(RequestError):
         make_prompt((8, 8, 8), **marks)
+
+
+@pytest.mark.parametrize(
+    "box", [[100, 120, 5, 12, 2, 5], [-30, -20, 5, 12, 2, 5], [2, 5, 5, 12, 9, 8]]
+)
+def test_a_box_beside_the_scan_is_refused_and_one_that_reaches_out_is_clipped(box):
+    with pytest.raises(RequestError, match=r"outside the scan, which has \[20, 22, 8\] voxels"):
+        make_prompt((20, 22, 8), box=box, foreground=[], background=[])
+    over = make_prompt((20, 22, 8), box=[-5, 30, 3, 40, 1, 9], foreground=[], background=[])
+    assert over.box == (0, 19, 3, 21, 1, 7)
