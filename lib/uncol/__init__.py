@@ -1,3 +1,3 @@
 """UnCoL for MONAI Label: semi-supervised segmentation from a few annotated scans."""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0.dev0"

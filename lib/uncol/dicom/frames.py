@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from pydicom.dataset import Dataset
 
-from uncol.data.scan import LPS_TO_RAS, MAX_VOXELS, Grid, Volume, resample_nearest
+from uncol.data.grid import LPS_TO_RAS, Grid, Volume, resample_nearest
+from uncol.data.imagefile import MAX_VOXELS
 from uncol.errors import LabelError
 from uncol.types import Array
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import time
 from collections import Counter
@@ -11,13 +12,14 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from uncol.dicom.odd import ODD
-from uncol.dicom.segmentation import is_own_result
+from uncol.dicom.segmentation import MANUFACTURER, is_own_result
 from uncol.dicom.web import Entry, Pacs
 from uncol.errors import PacsError
 from uncol.storage.ledger import Ledger, Record
 
 logger = logging.getLogger(__name__)
 
+MADE_AT = "%Y%m%d%H%M%S.%f"
 TRIES = 3  # failures after which a segmentation is left alone until the server restarts
 
 
@@ -26,7 +28,7 @@ class Looked(Record):
 
     Attributes:
         image: SeriesInstanceUID of the segmented scan; empty if it is not a label of any scan.
-        made_at: date and time, as DICOM writes them.
+        made_at: when it was made, UTC, `YYYYMMDDHHMMSS.FFFFFF`.
         after: SeriesInstanceUIDs of the segmentations that it says it replaces.
     """
 
@@ -52,6 +54,17 @@ class Inbox:
         self._ledger = Ledger(path, Looked)
         self._looked = dict(self._ledger.read())
         self._failures: Counter[str] = Counter()
+        self._told: set[str] = set()
+        self.complete = False  # whether the last list was looked at to its end
+
+    def made_before(self, entry: Entry, moment: float) -> bool:
+        """Say whether a segmentation was made before a moment (Unix time, s), by its header."""
+        looked = self._looked.get(entry.uid)
+        try:
+            made = datetime.datetime.strptime(looked.made_at if looked else "", MADE_AT)
+        except ValueError:
+            return False
+        return made.replace(tzinfo=datetime.UTC).timestamp() < moment
 
     def news(
         self,
@@ -77,10 +90,31 @@ class Inbox:
             for uid, entry in listed.items()
             if uid not in seen and self._failures[uid] < TRIES
         ]
-        if not self._look_at_all(fresh, until=until):
+        self.complete = self._look_at_all(fresh, until=until)
+        if not self.complete:
             return []
         known = [(entry, self._looked[e]) for entry in fresh if (e := entry.uid) in self._looked]
-        return [(entry, looked.image) for entry, looked in in_order(known) if looked.image in scans]
+        ordered = [pair for pair in in_order(known) if pair[1].image in scans]
+        self._tell_unclear(ordered)
+        return [(entry, looked.image) for entry, looked in ordered]
+
+    def _tell_unclear(self, ordered: Sequence[tuple[Entry, Looked]]) -> None:
+        """Say where only the writers' clocks tell which of two segmentations is the later one."""
+        last: dict[str, str] = {}
+        for entry, looked in ordered:
+            before = last.get(looked.image)
+            last[looked.image] = entry.uid
+            if before is None or before in looked.after or entry.uid in self._told:
+                continue
+            self._told.add(entry.uid)
+            logger.warning(
+                "Scan %s has segmentations that are both new here and do not refer to each other: "
+                "%s is taken for later than %s, by their writers' clocks. If that is wrong, submit "
+                "the right one again.",
+                looked.image,
+                entry.uid,
+                before,
+            )
 
     def _look_at_all(self, entries: Sequence[Entry], *, until: float) -> bool:
         """Fetch the headers that are not known yet; return whether there was time for all."""
@@ -134,11 +168,30 @@ def in_order(known: Sequence[tuple[Entry, Looked]]) -> list[tuple[Entry, Looked]
     return list(ordered.values())
 
 
+def _made_at(header: Dataset) -> str:
+    """Return when a segmentation was made, UTC; empty if it does not say so.
+
+    OHIF and this app write UTC; this app did not before version 0.4.
+    """
+    date, clock = str(header.get("ContentDate") or ""), str(header.get("ContentTime") or "")
+    whole, _, fraction = clock.partition(".")
+    offset = str(header.get("TimezoneOffsetFromUTC") or "+0000")
+    text = f"{date}{whole:0<6.6}.{fraction:0<6.6}{offset}"
+    try:
+        made = datetime.datetime.strptime(text, "%Y%m%d%H%M%S.%f%z")
+    except ValueError:
+        return f"{date}{clock}"
+    version = str(header.get("SoftwareVersions") or "")
+    if header.get("Manufacturer") == MANUFACTURER and version.startswith(("0.1.", "0.2.", "0.3.")):
+        made = made.replace(tzinfo=None).astimezone()  # of this machine's zone
+    return made.astimezone(datetime.UTC).strftime(MADE_AT)
+
+
 def _told(uid: str, header: Dataset) -> Looked:
     try:
         references = header.get("ReferencedSeriesSequence") or []
         image = str(references[0].get("SeriesInstanceUID", "")) if references else ""
-        made_at = f"{header.get('ContentDate', '')}{header.get('ContentTime', '')}"
+        made_at = _made_at(header)
         own = is_own_result(header)
         after = tuple(
             str(series.get("SeriesInstanceUID", ""))

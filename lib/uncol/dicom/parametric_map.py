@@ -7,10 +7,12 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
-from uncol.data.scan import Grid
+from uncol.data.grid import Grid
 from uncol.dicom.frames import on_grid
-from uncol.dicom.segmentation import SCHEME, ResultOrigin, identity
+from uncol.dicom.odd import ODD
+from uncol.dicom.segmentation import SCHEME, ResultOrigin, finished, identity
 from uncol.dicom.series import Series
+from uncol.errors import LabelError
 from uncol.types import Array
 
 NO_UNITS = Code("1", "UCUM", "no units")
@@ -24,7 +26,17 @@ def write_map(values: Array, series: Series, source: ResultOrigin) -> Dataset:
         values: `(I, J, K)` float32 in [0, 1], in the series' grid.
         series: what it is a map of.
         source: what made it.
+
+    Raises:
+        LabelError: the series' headers lack what a result takes over from them.
     """
+    try:
+        return _written(values, series, source)
+    except ODD as error:
+        raise LabelError(f"No DICOM Parametric Map can refer to this series: {error}.") from error
+
+
+def _written(values: Array, series: Series, source: ResultOrigin) -> Dataset:
     frames = np.ascontiguousarray(values.transpose(2, 1, 0), dtype=np.float32)
     meaning = hd.pm.RealWorldValueMapping(
         lut_label="1",
@@ -45,7 +57,7 @@ def write_map(values: Array, series: Series, source: ResultOrigin) -> Dataset:
         **identity(source),
     )
     made.Laterality = ""  # highdicom leaves it out; the general series module asks for it (2C)
-    return made
+    return finished(made)
 
 
 def read_map(dataset: Dataset, grid: Grid) -> Array:

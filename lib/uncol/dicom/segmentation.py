@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from uncol import __version__
-from uncol.data.scan import MAX_VOXELS, Grid
+from uncol.data.grid import Grid
+from uncol.data.imagefile import MAX_VOXELS
 from uncol.dicom.frames import on_grid
 from uncol.dicom.odd import ODD
 from uncol.dicom.series import Series
@@ -60,8 +62,18 @@ def write_segmentation(
         source: who made it.
 
     Raises:
-        LabelError: no voxel belongs to any segment.
+        LabelError: no voxel belongs to any segment, or the series' headers lack what a result takes
+            over from them.
     """
+    try:
+        return _written(label, segments, series, source)
+    except ODD as error:
+        raise LabelError(f"No DICOM Segmentation can refer to this series: {error}.") from error
+
+
+def _written(
+    label: Array, segments: Mapping[str, int], series: Series, source: ResultOrigin
+) -> Dataset:
     present = {name: value for name, value in segments.items() if (label == value).any()}
     if not present:
         raise LabelError("An empty label cannot be stored as a DICOM Segmentation.")
@@ -74,7 +86,7 @@ def write_segmentation(
         version=str(source.version or __version__),
         family=ARTIFICIAL_INTELLIGENCE,
     )
-    return hd.seg.Segmentation(
+    made = hd.seg.Segmentation(
         source_images=list(series.headers),
         pixel_array=frames,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
@@ -91,6 +103,7 @@ def write_segmentation(
         ],
         **identity(source),
     )
+    return finished(made)
 
 
 def read_segmentation(dataset: Dataset, grid: Grid) -> tuple[Array, dict[str, int]]:
@@ -127,6 +140,8 @@ def _frames(dataset: Dataset) -> Array:
 
 def _read(dataset: Dataset, grid: Grid) -> tuple[Array, dict[str, int]]:
     frames = _frames(dataset)
+    if dataset.get("SegmentationType") == "LABELMAP":
+        return _read_label_map(dataset, frames, grid)
     names = {int(s.SegmentNumber): str(s.SegmentLabel) for s in dataset.SegmentSequence}
     numbers = [
         int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
@@ -140,6 +155,26 @@ def _read(dataset: Dataset, grid: Grid) -> tuple[Array, dict[str, int]]:
             raise LabelError("Its segments overlap; let each voxel belong to one of them.")
         label[mask] = number
     return label, {name: number for number, name in names.items()}
+
+
+def _read_label_map(dataset: Dataset, frames: Array, grid: Grid) -> tuple[Array, dict[str, int]]:
+    """Read a Label Map Segmentation (PS3.3 A.51, C.8.20.2): pixels are segment numbers."""
+    names = {int(s.SegmentNumber): str(s.SegmentLabel) for s in dataset.SegmentSequence}
+    background = {0, int(dataset.get("PixelPaddingValue") or 0)}
+    unnamed = set(np.unique(frames).tolist()) - names.keys() - background
+    if unnamed:
+        raise LabelError(f"Its pixels have the values {sorted(unnamed)[:5]}, which no segment has.")
+    frames = np.where(np.isin(frames, list(background)), 0, frames).astype(np.uint16)
+    label = on_grid(dataset, frames, range(len(frames)), grid).astype(np.int32)
+    return label, {name: number for number, name in names.items() if number not in background}
+
+
+def finished(made: Dataset) -> Dataset:
+    """Return a result with its text in UTF-8 and its time in UTC, as OHIF writes it."""
+    made.SpecificCharacterSet = "ISO_IR 192"
+    now = datetime.datetime.now(datetime.UTC)
+    made.ContentDate, made.ContentTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S.%f")
+    return made
 
 
 def latest(instances: Iterable[Dataset]) -> Dataset:

@@ -10,8 +10,12 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
+from pydicom.pixel_data_handlers.util import apply_modality_lut
+from pydicom.uid import RLELossless
 
-from uncol.data.scan import LPS_TO_RAS, MAX_VOXELS, POSSIBLE_SPACING_MM, Grid, Volume
+from uncol.data.grid import LPS_TO_RAS, Grid, Volume
+from uncol.data.imagefile import MAX_VOXELS
+from uncol.data.scan import POSSIBLE_SPACING_MM
 from uncol.dicom.odd import ODD
 from uncol.errors import ScanError
 from uncol.types import Array
@@ -22,6 +26,11 @@ SKEW = 0.01  # share of the slice distance by which slices may be shifted agains
 MOST_ALONG_AN_AXIS = 32767  # NIfTI, which mirrors a series, holds no more
 FARTHEST_MM = 1e5  # from the origin
 PLACING = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+# what a result takes over, and anonymizers remove: type 2, so they may be empty
+MAY_BE_EMPTY = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate"),
+    *("StudyTime", "AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator"),
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,19 @@ def _ordered(headers: Sequence[Dataset], case: str) -> Series:
     lps[:3, 0], lps[:3, 1], lps[:3, 2] = along_row * right, along_column * down, step
     lps[:3, 3] = positions[order[0]]
     grid = Grid((int(first.Columns), int(first.Rows), len(headers)), LPS_TO_RAS @ lps)
+    for header in headers:
+        _complete(header)
     return Series(tuple(headers[place] for place in order), grid)
+
+
+def _complete(header: Dataset) -> None:
+    """Give a header what results refer to and what anonymizers remove."""
+    for word in MAY_BE_EMPTY:
+        if word not in header:
+            setattr(header, word, None)
+    if not header.get("FrameOfReferenceUID"):  # the same one for all results of the series
+        of_series = str(header.SeriesInstanceUID)
+        header.FrameOfReferenceUID = pydicom.uid.generate_uid(entropy_srcs=[of_series])
 
 
 def _check_slices(headers: Sequence[Dataset], case: str) -> None:
@@ -167,15 +188,35 @@ def read_series(folder: Path, *, case: str) -> tuple[Volume, Series]:
     """
     series = read_headers(folder, case=case)
     _check_lengths(series.headers, case)
+    array = np.empty(series.grid.shape, dtype=np.float32)
+    for number, header in enumerate(series.headers):
+        array[..., number] = _slice(str(header.filename), array.shape[:2], case)
+    return Volume(array, series.grid), series
+
+
+def _slice(file: str, shape: tuple[int, ...], case: str) -> Array:
+    """Return the pixels of one image, `(I, J)`, with its own rescale slope and intercept."""
     try:
-        files = [str(Path(str(header.filename))) for header in series.headers]
-        array = sitk.GetArrayFromImage(sitk.ReadImage(files))  # (K, J, I); GDCM decompresses
-    except RuntimeError as error:
+        one = pydicom.dcmread(file)
+        if int(one.get("SamplesPerPixel", 1)) != 1:
+            raise ScanError(f"Series '{case}' is not in grey values.")
+        pixels = _values(one, file).T
+    except (*ODD, OSError) as error:
         reason = " ".join(str(error).split())[-200:]
         raise ScanError(f"The pixels of series '{case}' cannot be read: {reason}") from error
-    if array.ndim != 3:
-        raise ScanError(f"Series '{case}' is not in grey values.")
-    return Volume(np.ascontiguousarray(array.T, dtype=np.float32), series.grid), series
+    if pixels.size != shape[0] * shape[1]:
+        raise ScanError(f"Series '{case}' has images of several frames, or of other sizes.")
+    return np.asarray(pixels.reshape(shape))
+
+
+def _values(one: Dataset, file: str) -> Array:
+    """Return an image's values, stored x slope + intercept (PS3.3 C.11.1)."""
+    syntax = one.file_meta.TransferSyntaxUID
+    if not syntax.is_compressed or syntax == RLELossless:
+        return np.asarray(apply_modality_lut(one.pixel_array, one))
+    if one.get("PhotometricInterpretation") == "MONOCHROME1":  # GDCM would turn its values over
+        raise ValueError(f"MONOCHROME1 packed as {syntax.name}; store it unpacked")
+    return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(file)))  # GDCM unpacks all
 
 
 def _check_lengths(headers: Sequence[Dataset], case: str) -> None:

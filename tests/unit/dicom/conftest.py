@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from uncol.data.scan import Grid
+from uncol.data.grid import Grid
 from uncol.demo.series import write_series
 from uncol.dicom.series import read_series
 from uncol.settings import REPOSITORY

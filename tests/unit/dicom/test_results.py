@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydicom.sr.codedict import codes
 
-from uncol.data.scan import Grid
+from uncol.data.grid import Grid
 from uncol.dicom.parametric_map import read_map, write_map
 from uncol.dicom.segmentation import (
     LABEL,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from uncol.data.scan import LPS_TO_RAS, Grid, affine_from_itk
+from uncol.data.grid import LPS_TO_RAS, Grid, affine_from_itk
 from uncol.demo.series import write_series
 from uncol.dicom.series import read_headers, read_series
 from uncol.errors import ScanError
