@@ -21,8 +21,8 @@ import pytest
 import torch
 
 from uncol.data.scan import read_label
+from uncol.datastores.folder import StudiesFolder
 from uncol.datastores.pool import cases_of
-from uncol.datastores.studies import UncolDatastore
 from uncol.round_settings import RoundSettings
 from uncol.selection.scores import scores_of
 from uncol.selection.survey import survey
@@ -71,10 +71,8 @@ class Hospital:
     def models(self) -> ModelStore:
         return ModelStore(self.model_dir)
 
-    def datastore(self, *, read_only: bool = False) -> UncolDatastore:
-        return UncolDatastore(
-            str(self.studies), labels=LABELS, extensions=["*.nii.gz"], read_only=read_only
-        )
+    def datastore(self, *, read_only: bool = False) -> StudiesFolder:
+        return StudiesFolder(str(self.studies), labels=LABELS, read_only=read_only)
 
     def kill(self, what: str, work: Callable[[], object], longest_s: float) -> bool:
         """Run work in a child and kill it; returns whether it ended before that."""

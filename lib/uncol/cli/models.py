@@ -84,8 +84,8 @@ def models_verify(
     model_dir: Annotated[Path, options.MODEL_DIR_OPTION] = options.DEFAULT_MODEL_DIR,
 ) -> None:
     """Score a version again on its held-out cases, with the labels of that time, and compare."""
+    from uncol.datastores.folder import StudiesFolder
     from uncol.datastores.pool import cases_of
-    from uncol.datastores.studies import UncolDatastore
     from uncol.settings import Settings
     from uncol.tasks.device import device_of
     from uncol.tasks.scoring import LogReporter
@@ -93,7 +93,7 @@ def models_verify(
 
     store = _store(model_dir)
     manifest = store.manifest(version)
-    pool = UncolDatastore(str(studies), labels=manifest.labels, read_only=True)
+    pool = StudiesFolder(str(studies), labels=manifest.labels, read_only=True)
     cases = cases_of(pool)
     earlier = {case.name: [label.path for label in pool.history.of(case.name)] for case in cases}
     settings = Settings(labels=manifest.labels, model_dir=model_dir).for_round(device_of(None))

@@ -1,268 +1,345 @@
-"""A studies folder's files and index, kept so that no request and no file can break them.
+"""A studies folder as a datastore: what lies in it is what there is, whoever put it there.
 
-It mends defects of MONAI Label 0.8.5's `LocalDatastore`, each tested in
-tests/integration/test_mends.py:
-
-- ids and tags are joined into paths unchecked (`tag=../../evil` writes outside the folder);
-- the index is rewritten in place, and a value that can be written but not read ends every start;
-- a child process that loaded the index rewrites it from its stale copy;
-- readers see a half-filled index while the folder's watcher rebuilds it;
-- `_to_id` removes the extension wherever it occurs in a name;
-- removing a scan that is a link removes what the link points to.
+A label belongs to the scan that it was drawn on, not to a file's name. What happens when files
+change is said in docs/studies.md and done in `changes.py`.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
+import re
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from filelock import FileLock
-from monailabel.datastore.local import DataModel, LocalDatastore
-from pydantic_core import to_json
-
-from uncol.data.scan import file_extension
-from uncol.errors import StorageError
-from uncol.storage.files import flush
-from uncol.storage.plain import PlainName, check_notes, is_plain, path_in, plain_name
+from uncol.data.identity import ScanIdentity, identify, identity_of
+from uncol.data.imagefile import doubt, file_extension
+from uncol.data.scan import may_pass, read_scan
+from uncol.datastores.arrivals import Arrivals, sweep
+from uncol.datastores.changes import PREDICTIONS, Changes
+from uncol.datastores.earlier import read_index, retire_index
+from uncol.datastores.listing import FINAL, HEADERS, PARTIAL, SCAN_FORMATS, Stamp, look_into
+from uncol.datastores.pace import pause_after
+from uncol.datastores.record import ScanRow
+from uncol.datastores.studies import UncolDatastore
+from uncol.errors import RequestError, ScanError, StorageError, UncolError
+from uncol.storage.files import copy_file, flush_folder
+from uncol.storage.plain import check_notes, path_in, plain_name, shown
 
 logger = logging.getLogger(__name__)
 
-Found = TypeVar("Found")
+ONE_FILE = tuple(one for one in SCAN_FORMATS if one not in HEADERS)
+MOST_LISTED = 20  # files that the log and `/info/` list
 
 
-def _guarded(reader: Callable[..., Found]) -> Callable[..., Found]:
-    """Return a reader of the index that waits while another thread changes it."""
+class StudiesFolder(UncolDatastore):
+    """A folder of scans. Its files are looked at now and then, and read once in the background."""
 
-    @functools.wraps(reader)
-    def read(self: StudiesFolder, *arguments: Any, **named: Any) -> Found:
-        with self._guard:
-            return reader(self, *arguments, **named)
-
-    return read
-
-
-class StudiesFolder(LocalDatastore):  # type: ignore[misc]
-    """Scans and labels in a folder, with an index of what is noted of them."""
-
-    def __init__(self, folder: str, **options: Any) -> None:
+    def __init__(
+        self, folder: str, *, patient: str = "", watch: bool = False, **options: Any
+    ) -> None:
         """Open a studies folder.
 
         Args:
-            folder: the folder; made if missing.
-            options: passed on to `LocalDatastore`.
+            folder: the folder.
+            patient: a regular expression; what its first group (or all of it) finds in a case's
+                name is the patient's name. Empty: every case is a patient of its own.
+            watch: whether to look for changes in a thread of its own.
+            options: as for `UncolDatastore`.
 
         Raises:
-            StorageError: it cannot be read or written.
+            StorageError: the folder cannot be read or written.
         """
-        self._guard = threading.RLock()
-        self._frozen = bool(options.get("read_only"))
-        self._patient: int | None = None  # the thread that writes the index later
-        self._unwritten = False
+        super().__init__(folder, **options)
+        self._patient = re.compile(patient) if patient else None
+        self._looking = threading.RLock()
+        self._arrivals = Arrivals()
+        self._left_out: dict[str, str] = {}
         self._told: set[str] = set()
-        try:
-            super().__init__(folder, **options)
-        except OSError as error:
-            raise StorageError(
-                f"The studies folder {folder} cannot be used: {error.strerror or error}. Labels "
-                "and the index are kept there: give this user the right to read and write it."
-            ) from error
-
-    @contextmanager
-    def taking_up_many(self) -> Iterator[None]:
-        """Let this thread write the index once after many changes, instead of at each of them.
-
-        For one thread at a time, and never for what a person sent: after a crash before the end,
-        the next start finds the files, but their info is lost.
-        """
-        self._patient = threading.get_ident()
-        try:
-            yield
-        finally:
-            self._patient = None
-            with self._guard:
-                if self._unwritten:
-                    self._update_datastore_file()
-
-    def image_file(self, name: PlainName, extension: str) -> Path:
-        """Return the path of a case's scan, whether or not it exists."""
-        return path_in(self._datastore.image_path(), name, extension)
-
-    def label_file(self, name: PlainName, tag: PlainName, extension: str) -> Path:
-        """Return the path of a case's label, whether or not it exists."""
-        return path_in(self._datastore.label_path(tag), name, extension)
-
-    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Note something of a case.
-
-        Raises:
-            RequestError: it is no JSON object of bounded size.
-        """
-        notes = check_notes(info)
-        with self._guard:
-            super().update_image_info(image_id, notes)
-
-    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
-        """Note something of a label.
-
-        Raises:
-            RequestError: it is no JSON object of bounded size.
-        """
-        notes = check_notes(info)
-        with self._guard:
-            super().update_label_info(label_id, label_tag, notes)
-
-    list_images = _guarded(LocalDatastore.list_images)
-    get_labeled_images = _guarded(LocalDatastore.get_labeled_images)
-    get_unlabeled_images = _guarded(LocalDatastore.get_unlabeled_images)
-    get_image_uri = _guarded(LocalDatastore.get_image_uri)
-    get_image_info = _guarded(LocalDatastore.get_image_info)
-    get_label_uri = _guarded(LocalDatastore.get_label_uri)
-    get_label_info = _guarded(LocalDatastore.get_label_info)
-    get_labels_by_image_id = _guarded(LocalDatastore.get_labels_by_image_id)
-    datalist = _guarded(LocalDatastore.datalist)
-    json = _guarded(LocalDatastore.json)
+        self._failing: dict[str, str] = {}  # scans that could not be read just now
+        self._away = False
+        self._changes = Changes(self._root, self._record, self.history, frozen=self._frozen)
+        if not self._frozen:
+            sweep(self._root)
+        self._first_look()
+        if watch and not self._frozen:
+            threading.Thread(target=self._watch, name="studies", daemon=True).start()
 
     def status(self) -> dict[str, Any]:
-        """Return how many cases there are, how many are labeled, and labels by tag."""
-        with self._guard:
-            tags = Counter(tag for case in self._datastore.objects.values() for tag in case.labels)
-        return {
-            "total": len(self.list_images()),
-            "completed": len(self.get_labeled_images()),
-            "label_tags": dict(tags),
+        """Return how many cases there are, labeled ones, labels by tag, and what is left out."""
+        unusable = {
+            row.file: row.unusable
+            for row in self._record.scans.all().values()
+            if row.present and row.unusable
         }
+        left_out = {**self._left_out, **unusable, **self._failing}
+        first = [
+            {"file": file, "reason": left_out[file]} for file in sorted(left_out)[:MOST_LISTED]
+        ]
+        return {**super().status(), "left_out": len(left_out), "left_out_files": first}
+
+    def patient_of(self, image_id: str) -> str:
+        """Return a case's patient; the case's own name where that is not known."""
+        match = self._patient.search(image_id) if self._patient else None
+        return match.group(1 if match.re.groups else 0) if match else image_id
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """Return what is noted of a scan, with its `path`; empty if there is none."""
+        info = super().get_image_info(image_id)
+        if info and not self.counts(image_id) and self.history.of(image_id):
+            info["label_set_aside"] = "Its earlier labels do not count; .history has them."
+        return info
+
+    def is_readable(self, image_id: str) -> bool:
+        """Say whether a case can be handed out; a scan that nobody read yet is read now."""
+        row = self._record.scans.get(image_id)
+        if row is None or not row.present or row.unusable:
+            return False
+        if row.identity is None:
+            self._check(image_id)
+        return image_id not in self._failing and super().is_readable(image_id)
 
     def refresh(self) -> None:
-        """Take up files that were added to or removed from the folder by hand."""
-        with self._guard:
-            super().refresh()
-
-    @contextmanager
-    def replacing_label(
-        self, name: PlainName, tag: PlainName, made: DataModel, partial: Path
-    ) -> Iterator[None]:
-        """Put a new label in its place and into the index, in one go or not at all.
-
-        What may fail for want of space is done before the first file is replaced. The body runs in
-        between, with the index locked.
-
-        Args:
-            name: the case.
-            tag: the label's tag.
-            made: what the index is to say of it.
-            partial: the new file, in the folder where it belongs.
+        """Take up now what was added, changed, or removed by hand.
 
         Raises:
-            OSError: something could not be written; file and index are as before.
+            StorageError: the folder or its record cannot be read or written.
         """
-        with self._guard, FileLock(self._lock_file):
-            yield
-            flush(partial)
-            # looked up here, not before: the folder's watcher may have replaced the index
-            labels = self._datastore.objects[name].labels
-            before = labels.get(tag)
-            labels[tag] = made
-            try:
-                with self._writing_index():
-                    os.replace(partial, self.label_file(name, tag, made.ext))
-            except OSError:
-                labels.pop(tag)
-                if before is not None:
-                    labels[tag] = before
-                raise
+        self._look(settled=False)
+        rows = self._record.scans.all()
+        moved = any(not row.present or row.before is not None for row in rows.values())
+        for name in self._unread():
+            if moved or self._record.label(name, FINAL):
+                self._check(name)  # its label may be another one's
 
-    def _filename(self, id: str, ext: str) -> str:  # noqa: A002 - the base class names it so
-        return f"{plain_name(id, 'case')}{ext}"
-
-    def _list_files(self, path: str, patterns: Sequence[str]) -> dict[str, str]:
-        files: dict[str, str] = super()._list_files(path, patterns)
-        for name in files.keys() - self._told:
-            if not is_plain(name):
-                self._told.add(name)
-                shown = os.fsencode(name).decode("utf-8", "backslashreplace")
-                logger.warning(
-                    "Left out: the file %r: its name is hidden, too long, or not UTF-8. Rename it.",
-                    shown,
-                )
-        return {name: file for name, file in files.items() if is_plain(name)}
-
-    def _add_non_existing_labels(self, tag: str) -> int:
-        return super()._add_non_existing_labels(tag) if is_plain(tag) else 0
-
-    def _to_id(self, file: str) -> tuple[str, str]:
-        patterns = [pattern.replace("*", "") for pattern in self._extensions]
-        fitting = [end for end in (*patterns, file_extension(file)) if end and file.endswith(end)]
-        extension = max(fitting, key=len, default="")
-        return file[: len(file) - len(extension)], extension
-
-    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
-        with self._guard:  # the folder's watcher calls it from a thread of its own
-            if self._unwritten:  # else what another thread has yet to write would be lost
-                self._write_index()
-            try:
-                super()._init_from_datastore_file(throw_exception)
-            except ValueError as error:  # cut by a power failure, or poisoned by an old version
-                self._set_index_aside(error)
-            objects = self._datastore.objects
-            for name in [name for name in objects if not is_plain(name)]:
-                del objects[name]
-
-    def _set_index_aside(self, error: Exception) -> None:
-        path = Path(self._datastore_config_path)
-        aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
-        os.replace(path, aside)
-        logger.error(
-            "The index %s cannot be read and was set aside as %s: scans and labels are found anew, "
-            "but who submitted them and with what names is not known (%s).",
-            path.name,
-            aside.name,
-            " ".join(str(error).split())[:200],
-        )
-
-    def _update_datastore_file(self, lock: bool = True) -> None:
-        if self._frozen:  # a training or scoring child: only the server writes the index
-            return
-        if self._patient == threading.get_ident():
-            self._unwritten = True
-        elif lock:
-            with FileLock(self._lock_file):
-                self._write_index()
-        else:
-            self._write_index()
-
-    def _write_index(self) -> None:
-        with self._writing_index():
-            pass
-
-    @contextmanager
-    def _writing_index(self) -> Iterator[None]:
-        """Write the new index, then run the body, then put it in the old one's place.
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Add a scan after checking that it can be read.
 
         Raises:
-            OSError: it could not be written; the old one is unchanged, and the body did not run.
+            ScanError: it cannot be used.
+            RequestError: the id cannot be a file name, or another scan has it.
+            StorageError: it could not be written.
         """
-        if self._patient == threading.get_ident():
-            yield
-            self._unwritten = True
-            return
-        path = Path(self._datastore_config_path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        model: Mapping[str, Any] = self._datastore.model_dump(exclude={"base_path"})
+        self._refuse_frozen()
+        base = os.path.basename(image_filename)
+        extension = file_extension(base)
+        name = plain_name(image_id or base[: len(base) - len(extension)], "image id")
+        if extension not in ONE_FILE:
+            raise RequestError(
+                f"The scan '{name}' is sent as {shown(extension)}. Send one of "
+                f"{', '.join(ONE_FILE)}."
+            )
+        notes = check_notes(image_info or {})
+        identity = identity_of(read_scan(image_filename, case=name))
+        target = path_in(self._root, name, extension)
+        partial = target.with_name(PARTIAL.format(os.getpid(), threading.get_ident(), extension))
         try:
-            partial.write_bytes(to_json(model, indent=2, inf_nan_mode="constants", fallback=str))
-            flush(partial)
-            yield
-            self._ignore_event_config = True
-            os.replace(partial, path)
-            self._unwritten = False
+            copy_file(Path(image_filename), partial)
+            with self._looking, self._writing:
+                here = self.get_image_uri(name)
+                if here and identify(Path(here), name).same_as(identity):
+                    return name  # the client has sent the same scan again
+                if here or target.exists():
+                    raise RequestError(
+                        f"There is a case '{name}' already, with another scan. Send this one under "
+                        "another id, or remove that case first."
+                    )
+                os.replace(partial, target)
+                flush_folder(target.parent)
+                self._add(name, target, identity, notes)
+        except OSError as error:
+            raise StorageError(
+                f"Could not keep the scan '{name}': {error.strerror}. Free some disk space and "
+                "send it again."
+            ) from error
         finally:
             partial.unlink(missing_ok=True)
-        self._config_ts = path.stat().st_mtime
+        return name
+
+    def _add(
+        self, name: str, target: Path, identity: ScanIdentity, notes: Mapping[str, Any]
+    ) -> None:
+        """Note a scan that has just been put in its place."""
+        gone = self._record.scans.get(name)
+        before = gone.identity or gone.before if gone else None
+        notes = {**notes, "ts": int(time.time()), "name": target.name}
+        row = ScanRow(file=target.name, identity=identity, before=before, notes=notes)
+        row = row.seen(target.name, Stamp.of(target))
+        with self._record.database.change() as change:
+            change.put(self._record.scans, name, row)
+            self._changes.compare(change, name, row)
+
+    def remove_image(self, image_id: str) -> None:
+        """Remove a scan and its labels; submitted ones stay in the history.
+
+        A link to a scan elsewhere goes, the scan does not.
+
+        Raises:
+            RequestError: there is no such case.
+            StorageError: something could not be removed.
+        """
+        self._refuse_frozen()
+        name = plain_name(image_id, "image id")
+        with self._looking, self._writing:
+            row = self._record.scans.get(name)
+            if row is None or not row.present:
+                raise RequestError(f"There is no case {shown(image_id)} in the studies folder.")
+            for tag in self._record.labels_of(name):
+                self.remove_label(name, tag)
+            try:
+                with self._record.database.change() as change:
+                    change.drop(self._record.scans, name)
+                    (self._root / row.file).unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageError(
+                    f"Case '{name}' could not be removed: {error.strerror}."
+                ) from error
+
+    # --- looking ---
+
+    def _is_usable(self, name: str, row: ScanRow) -> bool:
+        if not row.usable or self._away:
+            return False
+        # one that has changed is compared before its label or prediction can be another scan's
+        tags = (FINAL, *PREDICTIONS) if row.before is not None else ()
+        return not any(self._record.label(name, tag) for tag in tags)
+
+    def _identity(self, name: str) -> ScanIdentity | None:
+        row = self._record.scans.get(name)
+        if row is not None and Stamp.of(self._root / row.file) != row.stamp:
+            self._look(settled=False)  # it was replaced a moment ago
+            row = self._record.scans.get(name)
+        if row is not None and row.identity is None:  # the thread has not come so far
+            self._check(name)
+        return super()._identity(name)
+
+    def _first_look(self) -> None:
+        """Take up what is there; a record that was lost is made anew from files and history."""
+        with self._usable_folder():
+            self._changes.earlier = read_index(self._root)
+            self._look(settled=False)
+            if not self._frozen:
+                self._try_again()
+                retire_index(self._root)
+        if self._record.database.fresh and not self._frozen:
+            self._changes.tell_rebuilt(damaged=self._record.database.set_aside is not None)
+        self._changes.earlier = {}
+
+    def _try_again(self) -> None:
+        """Forget which scans could not be used before: the reason may be gone."""
+        unusable = {n: row for n, row in self._record.scans.all().items() if row.unusable}
+        if unusable:
+            with self._record.database.change() as change:
+                for name, row in unusable.items():
+                    change.put(self._record.scans, name, row.model_copy(update={"unusable": ""}))
+
+    def _look(self, *, settled: bool) -> None:
+        """Take up what has changed in the folder.
+
+        Args:
+            settled: whether a file that changed a moment ago waits for the next look.
+        """
+        with self._looking:
+            known = {name: row.file for name, row in self._record.scans.all().items()}
+            content = look_into(self._root, known)
+            if settled:
+                self._arrivals.hold_back(content, self._record.scans.all())
+            self._left_out = content.left_out
+            self._tell_left_out()
+            self._record.database.refresh()
+            try:
+                self._changes.take_up(content)
+                self._away = False
+            except StorageError:
+                self._away = not self._record.database.is_there
+                raise
+
+    def _tell_left_out(self) -> None:
+        news = sorted(self._left_out.keys() - self._told)
+        self._told.update(news)
+        for file in news[:MOST_LISTED]:
+            logger.warning("Left out: %s: %s.", file, self._left_out[file])
+        if len(news) > MOST_LISTED:
+            logger.warning("Left out: %s more files.", len(news) - MOST_LISTED)
+
+    def _check(self, name: str) -> None:
+        """Read a scan: which one it is, and whether it can be used."""
+        row = self._record.scans.get(name)
+        if row is None or not row.present:
+            return
+        identity, unusable = None, ""
+        try:
+            identity = self._identified(name, row)
+        except ScanError as error:
+            unusable = str(error)
+            if may_pass(error):
+                self._failing[name] = unusable  # it is tried again
+                return
+        self._failing.pop(name, None)
+        if not row.is_as_seen(self._root):
+            return  # it is being written, or has gone; the next look sees it
+        if unusable:
+            logger.warning("Left out: %s", unusable)
+        self._keep_verdict(name, row, identity, unusable)
+
+    def _keep_verdict(
+        self, name: str, row: ScanRow, identity: ScanIdentity | None, unusable: str
+    ) -> None:
+        """Note what a scan was found to be, unless it has changed while it was read."""
+        with self._writing, self._record.database.change() as change:
+            now = change.get(self._record.scans, name)
+            if now is None or now.stamp != row.stamp or now.file != row.file:
+                return
+            now = now.model_copy(update={"identity": identity, "unusable": unusable})
+            change.put(self._record.scans, name, now)
+            if identity is not None:
+                self._changes.compare(change, name, now)
+
+    def _identified(self, name: str, row: ScanRow) -> ScanIdentity:
+        path = self._root / row.file
+        identity = identify(path, name)
+        if unclear := doubt(path):
+            logger.warning("Case '%s' (%s): %s", name, row.file, unclear)
+        return identity
+
+    def _watch(self) -> None:
+        last_error = ""
+        while True:
+            start = time.monotonic()
+            try:
+                self._look(settled=True)
+                last_error = ""
+            except Exception as error:  # whatever it was, the next look may succeed
+                if not isinstance(error, UncolError | OSError):
+                    logger.exception("The studies folder")
+                if str(error) != last_error:
+                    logger.error("The studies folder: %s", error)
+                last_error = str(error)
+            self._read_for(pause_after(time.monotonic() - start))
+
+    def _read_for(self, seconds: float) -> None:
+        """Read scans that nobody has read yet; rest as long as each takes, to spare the machine."""
+        end = time.monotonic() + seconds
+        for name in self._unread():
+            start = time.monotonic()
+            if start > end:
+                return
+            try:
+                self._check(name)
+            except Exception:  # one odd file must not end the thread
+                logger.exception("In the studies folder")
+            time.sleep(min(time.monotonic() - start, 1.0))
+        time.sleep(max(0.0, end - time.monotonic()))
+
+    def _unread(self) -> list[str]:
+        """Return the cases to read, those with labels first."""
+        labeled = self._record.by_case()
+        names = [
+            name
+            for name, row in self._record.scans.all().items()
+            if row.present and row.identity is None and not row.unusable
+        ]
+        return sorted(names, key=lambda name: (name not in labeled, name))

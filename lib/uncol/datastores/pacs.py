@@ -13,8 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,17 @@ from pydicom.dataset import Dataset
 
 from uncol.data.labels import segment_values
 from uncol.data.scan import read_label, write_volume
+from uncol.datastores.listing import FINAL
 from uncol.datastores.pacs_fetch import scratch
 from uncol.datastores.pacs_mirror import PATIENCE_S, SCAN, PacsMirror
-from uncol.datastores.pacs_state import LabelState, StoredResult
-from uncol.datastores.studies import FINAL, NEEDS_PACS
+from uncol.datastores.pacs_state import (
+    LabelState,
+    after_series,
+    origin_of,
+    reference_to,
+    result_of,
+)
+from uncol.datastores.studies import NEEDS_PACS
 from uncol.dicom.inbox import Inbox
 from uncol.dicom.parametric_map import write_map
 from uncol.dicom.segmentation import (
@@ -38,9 +44,9 @@ from uncol.dicom.segmentation import (
     read_segmentation,
     write_segmentation,
 )
-from uncol.dicom.series import Series
 from uncol.dicom.web import Entry, Pacs
 from uncol.errors import PacsError, RequestError, StorageError, UncolError
+from uncol.storage.database import Change
 from uncol.types import Array
 
 logger = logging.getLogger(__name__)
@@ -73,11 +79,6 @@ class PacsDatastore(PacsMirror):
         self._missed: set[str] = set()  # segmentations that the last list lacked
         super().__init__(folder, pacs, **options)
 
-    @contextmanager
-    def taking_up_many(self) -> Iterator[None]:
-        """Write the index at each change: what was exchanged with the PACS must not be lost."""
-        yield
-
     # --- labels ---
 
     def save_label(
@@ -96,9 +97,15 @@ class PacsDatastore(PacsMirror):
         with self._exchange:
             super().save_label(image_id, label_filename, label_tag, label_info)
             if label_tag == FINAL:
-                self._change(image_id, label=LabelState(pacs="waiting"))
                 self._send(image_id)
         return image_id
+
+    def _put_beside(self, change: Change, name: str, tag: str) -> None:
+        """Note along with a submitted label that the PACS does not have it yet."""
+        if tag == FINAL:
+            state = change.get(self._states, name) or self._state(name)
+            new = state.model_copy(update={"label": LabelState(pacs="waiting")})
+            change.put(self._states, name, new)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label, also from the PACS if it allows that."""
@@ -150,9 +157,9 @@ class PacsDatastore(PacsMirror):
             before = self._state(image_id).results
             for kind, dataset in made.items():
                 if kind in before:
-                    dataset.PredecessorDocumentsSequence = [_reference(before[kind], series)]
+                    dataset.PredecessorDocumentsSequence = [reference_to(before[kind], series)]
                 self._pacs.store(dataset)
-            results = {kind: _result(one) for kind, one in made.items()}
+            results = {kind: result_of(one) for kind, one in made.items()}
             self._change(image_id, results=results)
             for one in before.values():
                 self._pacs.withdraw(series.study_uid, one.series)
@@ -198,7 +205,29 @@ class PacsDatastore(PacsMirror):
         for entry, image in self._inbox.news(listed, seen, states, until=until):
             if time.monotonic() > until:
                 return
-            self._take_up_one(entry, image)
+            if self._is_homeless(image) and self._inbox.made_before(entry, self._submitted(image)):
+                seen_before = self._state(image).segmentations
+                self._change(image, segmentations=(*seen_before, entry.uid))
+            else:
+                self._take_up_one(entry, image)
+        if self._inbox.complete:
+            self._send_homeless()
+
+    def _is_homeless(self, image: str) -> bool:
+        """Say whether nobody knows if the PACS has a label that is here: its record was lost."""
+        return self._state(image).label is None and self._record.label(image, FINAL) is not None
+
+    def _submitted(self, image: str) -> float:
+        """Return when a label was submitted, Unix time, s."""
+        when = self.get_label_info(image, FINAL).get("ts")
+        return float(when) if isinstance(when, int | float) else 0.0
+
+    def _send_homeless(self) -> None:
+        """Let the PACS have the labels that it turned out not to have."""
+        for image in self._states.all():
+            if self._is_homeless(image):
+                logger.warning("The label of case '%s' is sent: the PACS has none later", image)
+                self._change(image, label=LabelState(pacs="waiting"))
 
     def _take_up_one(self, entry: Entry, image: str) -> None:
         """Make a segmentation from the PACS the label of its scan."""
@@ -206,7 +235,7 @@ class PacsDatastore(PacsMirror):
         try:
             dataset = latest(self._pacs.images(entry.study_uid, entry.uid))
             array, segments = read_segmentation(dataset, self.series(image).grid)
-            self._keep(image, array, segments, _origin(dataset))
+            self._keep(image, array, segments, origin_of(dataset))
             logger.info("Segmentation %s is now the label of case '%s'", entry.uid, image)
         except Exception as error:  # one odd object must not hold up all others
             if isinstance(error, PacsError) and not self._inbox.failed(entry, error):
@@ -227,8 +256,8 @@ class PacsDatastore(PacsMirror):
         self, image: str, array: Array, segments: dict[str, int], info: dict[str, Any]
     ) -> None:
         listed = [{"name": name, "idx": number} for name, number in segments.items()]
-        with scratch(Path(self._datastore_path)) as folder:
-            path = folder / f"{image}{SCAN}"
+        with scratch(self._root) as folder:
+            path = folder / f"label{SCAN}"
             write_volume(path, array.astype(np.uint8), self.series(image).grid)
             super().save_label(image, str(path), FINAL, {**info, "label_info": listed})
 
@@ -258,7 +287,7 @@ class PacsDatastore(PacsMirror):
         dataset = write_segmentation(array, segments, series, source)
         before = self._state(image).segmentations
         if before:  # writers' clocks differ; this says which label is the later one
-            dataset.PredecessorDocumentsSequence = [_after(before[-1], series)]
+            dataset.PredecessorDocumentsSequence = [after_series(before[-1], series)]
         self._pacs.store(dataset)
         return str(dataset.SeriesInstanceUID)
 
@@ -309,37 +338,3 @@ class PacsDatastore(PacsMirror):
         if state.label is not None and state.label.pacs == "stored":
             self._retire(uid)
             self._change(uid, segmentations=state.segmentations[:-1], label=None)
-
-
-def _origin(dataset: Dataset) -> dict[str, Any]:
-    return {
-        "user": str(dataset.get("ContentCreatorName") or ""),
-        "made_with": str(dataset.get("ManufacturerModelName") or dataset.get("Manufacturer") or ""),
-    }
-
-
-def _result(made: Dataset) -> StoredResult:
-    return StoredResult(
-        series=str(made.SeriesInstanceUID),
-        instance=str(made.SOPInstanceUID),
-        sop_class=str(made.SOPClassUID),
-    )
-
-
-def _reference(before: StoredResult, series: Series) -> Dataset:
-    """Return a reference to an earlier result (PredecessorDocumentsSequence, PS3.3 C.17.2)."""
-    instance = Dataset()
-    instance.ReferencedSOPClassUID = before.sop_class
-    instance.ReferencedSOPInstanceUID = before.instance
-    reference = _after(before.series, series)
-    reference.ReferencedSeriesSequence[0].ReferencedSOPSequence = [instance]
-    return reference
-
-
-def _after(earlier_series: str, series: Series) -> Dataset:
-    """Return a reference to an earlier series of results, of which the instance is not known."""
-    of_series, of_study = Dataset(), Dataset()
-    of_series.SeriesInstanceUID = earlier_series
-    of_study.StudyInstanceUID = series.study_uid
-    of_study.ReferencedSeriesSequence = [of_series]
-    return of_study

@@ -10,29 +10,30 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock
-from monailabel.datastore.local import DataModel, ImageLabelModel
 
+from uncol.datastores.changes import Changes
+from uncol.datastores.earlier import read_index, retire_index
+from uncol.datastores.listing import FINAL, look_into
+from uncol.datastores.pace import LONGEST_S, pause_after
 from uncol.datastores.pacs_fetch import fetch
 from uncol.datastores.pacs_state import ScanState, from_notes
-from uncol.datastores.studies import FINAL, UncolDatastore
+from uncol.datastores.record import ScanRow
+from uncol.datastores.studies import UncolDatastore
 from uncol.dicom.series import Series, read_headers
 from uncol.dicom.web import Entry, Pacs
 from uncol.errors import RequestError, ScanError, StorageError, UncolError
+from uncol.storage.database import Table
 from uncol.storage.plain import path_in, plain_name
-from uncol.storage.records import Records
 
 logger = logging.getLogger(__name__)
 
-FRESH_S = (1.0, 30.0)  # shortest and longest pause between two queries of the PACS
-SHARE = 20  # in between: this many times what the last query took, to spare a slow PACS
 PATIENCE_S = 5.0  # longest exchange with the PACS in one request; the rest is left to the next
-SETTLED_S = 10.0  # a series that has grown since is taken for whole
+GROWN_SINCE_S = 10.0  # a series that has grown since is taken for whole
 SCAN = ".nii.gz"
 GONE = "It is no longer in the PACS."
 GROWN = "It has grown in the PACS and is fetched again; check its label."
@@ -59,12 +60,10 @@ class PacsMirror(UncolDatastore):
         self._exchange = threading.RLock()  # one exchange with the PACS at a time
         self._next_at = 0.0
         self._grew_at: dict[str, float] = {}
+        self._states: Table[ScanState] = Table("pacs", ScanState)
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self._states: Records[ScanState] = Records(
-            Path(folder) / "pacs.sqlite", ScanState, read_only=bool(options.get("read_only"))
-        )
-        super().__init__(folder, **options)
-        self._take_over_notes()
+        super().__init__(folder, self._states, **options)
+        self._take_over()
 
     def name(self) -> str:
         """Return the URL of the PACS."""
@@ -73,21 +72,17 @@ class PacsMirror(UncolDatastore):
     def list_images(self) -> list[str]:
         """Return the ids of all usable scans."""
         self.synchronize()
-        return self._usable(super().list_images())
+        return super().list_images()
 
-    def get_labeled_images(
-        self, label_tag: str | None = None, labels: list[str] | None = None
-    ) -> list[str]:
-        """Return the ids of usable scans with a submitted label."""
-        self.synchronize()
-        return self._usable(super().get_labeled_images(label_tag, labels))
+    def stamp_of(self, image_id: str) -> str:
+        """Return a text that changes whenever a case's series does."""
+        state = self._states.get(image_id)
+        return f"grown-{state.grown}" if state and state.grown else ""
 
-    def get_unlabeled_images(
-        self, label_tag: str | None = None, labels: list[str] | None = None
-    ) -> list[str]:
-        """Return the ids of usable scans without a submitted label."""
-        self.synchronize()
-        return self._usable(super().get_unlabeled_images(label_tag, labels))
+    def patient_of(self, image_id: str) -> str:
+        """Return a case's PatientID; the case's own id where the PACS tells none."""
+        state = self._states.get(image_id)
+        return (state.tags.get("PatientID") if state else "") or image_id
 
     def json(self) -> dict[str, Any]:
         """Return the whole index, with what the server knows of each scan."""
@@ -103,13 +98,13 @@ class PacsMirror(UncolDatastore):
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """Return the notes on a scan, and what the server knows of it."""
-        info: dict[str, Any] = super().get_image_info(image_id)
+        info = super().get_image_info(image_id)
         state = self._states.get(image_id)
         return {**info, **state.told(image_id)} if info and state else info
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """Return the notes on a label, and for a submitted one where it is."""
-        info: dict[str, Any] = dict(super().get_label_info(label_id, label_tag))
+        info = super().get_label_info(label_id, label_tag)
         state = self._states.get(label_id)
         return {**info, **state.told_of_label()} if info and state and label_tag == FINAL else info
 
@@ -121,7 +116,7 @@ class PacsMirror(UncolDatastore):
             PacsError: the PACS does not deliver it.
             StorageError: it could not be written.
         """
-        path: str = super().get_image_uri(image_id)
+        path = super().get_image_uri(image_id)
         if path and not Path(path).exists():
             self._fetch(image_id, Path(path))
         return path
@@ -151,7 +146,7 @@ class PacsMirror(UncolDatastore):
         if self._frozen or time.monotonic() < self._next_at:
             return
         if not self._exchange.acquire(timeout=PATIENCE_S):
-            self._next_at = time.monotonic() + FRESH_S[1]  # others need not wait for a slow PACS
+            self._next_at = time.monotonic() + LONGEST_S  # others need not wait for a slow PACS
             return
         try:
             if time.monotonic() >= self._next_at:
@@ -187,15 +182,17 @@ class PacsMirror(UncolDatastore):
     def _change(self, image_id: str, **changes: Any) -> None:
         """Keep something new about a scan."""
         if not self._frozen:
-            self._states.put({image_id: self._state(image_id).model_copy(update=changes)})
+            with self._record.database.change() as change:
+                state = change.get(self._states, image_id) or self._state(image_id)
+                change.put(self._states, image_id, state.model_copy(update=changes))
 
     def _try_to_ask(self) -> None:
         try:
             took = self._ask()
         except (UncolError, OSError) as error:
-            took = FRESH_S[1]
+            took = LONGEST_S
             logger.warning("%s", error)
-        self._next_at = time.monotonic() + float(np.clip(SHARE * took, *FRESH_S))
+        self._next_at = time.monotonic() + pause_after(took)
 
     def _ask(self) -> float:
         """Take up what the PACS lists; return the seconds that listing took."""
@@ -207,14 +204,16 @@ class PacsMirror(UncolDatastore):
 
     def _take_up(self, listed: dict[str, Entry]) -> None:
         known = self._states.all()
-        self._states.put(_changes(known, listed))
-        missing = [uid for uid in self._states.all() if uid not in self._datastore.objects]
-        if missing:
-            with self._guard:
-                for uid in missing:
-                    data = DataModel(info={"name": f"{uid}{SCAN}"}, ext=SCAN)
-                    self._datastore.objects[uid] = ImageLabelModel(image=data)
-                self._update_datastore_file()
+        changed = _changes(known, listed)
+        if changed:
+            with self._record.database.change() as change:
+                for uid, state in changed.items():
+                    change.put(self._states, uid, state)
+                    if self._record.scans.get(uid) is None:
+                        file = f"{uid}{SCAN}"
+                        change.put(
+                            self._record.scans, uid, ScanRow(file=file, notes={"name": file})
+                        )
         fetched = set(os.listdir(self._headers_root)) if self._headers_root.is_dir() else set()
         for uid in listed.keys() & known.keys() & fetched:
             self._compare(uid, known[uid].count, listed[uid].count)
@@ -229,7 +228,8 @@ class PacsMirror(UncolDatastore):
         logger.warning("Series %s has grown from %s to %s images", uid, fetched, listed)
         self._grew_at[uid] = time.monotonic()
         self._forget(uid)
-        self._change(uid, count=None, unusable="", label_refused=GROWN)
+        grown = self._state(uid).grown + 1
+        self._change(uid, count=None, unusable="", label_refused=GROWN, grown=grown)
         self._scan_changed(uid)
 
     def _scan_changed(self, uid: str) -> None:
@@ -237,14 +237,14 @@ class PacsMirror(UncolDatastore):
 
     def _forget(self, uid: str) -> None:
         """Remove the mirrored files of a scan."""
-        path = self.image_file(plain_name(uid, "series"), SCAN)
+        path = path_in(self._root, plain_name(uid, "series"), SCAN)
         with FileLock(path.with_name(f".{path.name}.lock")):
             path.unlink(missing_ok=True)
             shutil.rmtree(self._headers(uid), ignore_errors=True)
 
     @property
     def _headers_root(self) -> Path:
-        return Path(self._datastore_path) / "headers"
+        return self._root / "headers"
 
     def _headers(self, image_id: str) -> Path:
         return path_in(self._headers_root, plain_name(image_id, "series"))
@@ -266,44 +266,26 @@ class PacsMirror(UncolDatastore):
                     f"Scan '{image_id}' could not be kept: {error}. Free some disk space."
                 ) from error
 
-    def _usable(self, names: Sequence[str]) -> list[str]:
-        states, now = self._states.all(), time.monotonic()
-        return [
-            name
-            for name in names
-            if name in states
-            and not states[name].unusable
-            and now - self._grew_at.get(name, float("-inf")) > SETTLED_S
-        ]
+    def _is_usable(self, name: str, row: ScanRow) -> bool:
+        state = self._states.get(name)
+        settled = time.monotonic() - self._grew_at.get(name, float("-inf")) > GROWN_SINCE_S
+        return state is not None and not state.unusable and settled
 
-    def _take_over_notes(self) -> None:
-        """Take over what an earlier version kept of scans in the index."""
-        if self._frozen:
-            return
-        with self._guard:
-            taken: dict[str, ScanState] = {}
-            for uid, case in self._datastore.objects.items():
-                label = case.labels.get(FINAL)
-                state = from_notes(uid, case.image.info, label.info if label else None)
+    def _take_over(self) -> None:
+        """Take up labels that the record does not know, and what an earlier version kept."""
+        changes = Changes(self._root, self._record, self.history, frozen=self._frozen)
+        changes.earlier = read_index(self._root)  # it has another name once all was taken over
+        with self._usable_folder(), self._record.database.change() as change:
+            for uid, case in changes.earlier.items():
+                _, notes = case.labels.get(FINAL, ("", {}))
+                state = from_notes(uid, case.info, notes if FINAL in case.labels else None)
                 if state is not None and self._states.get(uid) is None:
-                    taken[uid] = state
-            if taken:
-                self._states.put(taken)
-                self._update_datastore_file()
-
-    def _add_non_existing_images(self) -> int:
-        self._init_from_datastore_file()
-        return 0  # the index is filled from the PACS, not from the folder
-
-    def _remove_non_existing(self) -> int:
-        gone = 0
-        for image, case in self._datastore.objects.items():
-            for tag, label in list(case.labels.items()):
-                name = plain_name(image, "series")
-                if not self.label_file(name, plain_name(tag, "label tag"), label.ext).exists():
-                    del case.labels[tag]
-                    gone += 1
-        return gone
+                    change.put(self._states, uid, state)
+                    row = ScanRow(file=f"{uid}{SCAN}", notes=case.info)
+                    change.put(self._record.scans, uid, row)
+        changes.take_up(look_into(self._root), labels_only=True)
+        if not self._frozen:
+            retire_index(self._root)
 
 
 def _changes(known: Mapping[str, ScanState], listed: Mapping[str, Entry]) -> dict[str, ScanState]:

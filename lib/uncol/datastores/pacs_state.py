@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydicom.dataset import Dataset
 
+from uncol.dicom.series import Series
 from uncol.dicom.web import UID
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class ScanState(BaseModel):
     Attributes:
         study_uid: its StudyInstanceUID.
         tags: what the PACS lists of it.
+        grown: how often it has grown after it was fetched.
         count: number of its instances, as listed or as fetched; None if not known.
         unusable: why it cannot be used; empty if it can.
         label_refused: why the latest segmentation is not its label; empty if it is.
@@ -68,6 +71,7 @@ class ScanState(BaseModel):
 
     study_uid: str
     tags: dict[str, str] = {}
+    grown: int = 0
     count: int | None = None
     unusable: str = ""
     label_refused: str = ""
@@ -162,3 +166,39 @@ def _label(notes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_uid(value: object) -> bool:
     return isinstance(value, str) and UID.fullmatch(value) is not None
+
+
+def origin_of(dataset: Dataset) -> dict[str, Any]:
+    """Return who and what made a segmentation, as notes of a label."""
+    return {
+        "user": str(dataset.get("ContentCreatorName") or ""),
+        "made_with": str(dataset.get("ManufacturerModelName") or dataset.get("Manufacturer") or ""),
+    }
+
+
+def result_of(made: Dataset) -> StoredResult:
+    """Return how a result that was stored can be found again."""
+    return StoredResult(
+        series=str(made.SeriesInstanceUID),
+        instance=str(made.SOPInstanceUID),
+        sop_class=str(made.SOPClassUID),
+    )
+
+
+def reference_to(before: StoredResult, series: Series) -> Dataset:
+    """Return a reference to an earlier result (PredecessorDocumentsSequence, PS3.3 C.17.2)."""
+    instance = Dataset()
+    instance.ReferencedSOPClassUID = before.sop_class
+    instance.ReferencedSOPInstanceUID = before.instance
+    reference = after_series(before.series, series)
+    reference.ReferencedSeriesSequence[0].ReferencedSOPSequence = [instance]
+    return reference
+
+
+def after_series(earlier_series: str, series: Series) -> Dataset:
+    """Return a reference to an earlier series of results, of which the instance is not known."""
+    of_series, of_study = Dataset(), Dataset()
+    of_series.SeriesInstanceUID = earlier_series
+    of_study.StudyInstanceUID = series.study_uid
+    of_study.ReferencedSeriesSequence = [of_series]
+    return of_study

@@ -9,6 +9,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from uncol.data.cases import Case
 from uncol.data.labels import names_and_indices
+from uncol.datastores.studies import UncolDatastore
 from uncol.errors import UncolError
 
 logger = logging.getLogger(__name__)
@@ -16,15 +17,18 @@ logger = logging.getLogger(__name__)
 
 def case_of(store: Datastore, name: str) -> Case:
     """Return a case of any datastore, with its submitted label if it has one."""
+    ours = store if isinstance(store, UncolDatastore) else None
     image = Path(store.get_image_uri(name))
+    stamp = ours.stamp_of(name) if ours else ""
+    patient = ours.patient_of(name) if ours else ""
     label = store.get_label_by_image_id(name, DefaultLabelTag.FINAL)
-    if not label:
-        return Case(name, image)
+    if not label or (ours is not None and not ours.counts(name)):
+        return Case(name, image, stamp=stamp, patient=patient)
     info = store.get_label_info(label, DefaultLabelTag.FINAL).get("label_info", [])
     listed = [entry for entry in info if "idx" in entry]
     segments = dict(zip(*names_and_indices(listed, name), strict=True))
     path = Path(store.get_label_uri(label, DefaultLabelTag.FINAL))
-    return Case(name, image, path, segments)
+    return Case(name, image, path, segments, stamp=stamp, patient=patient)
 
 
 def cases_of(store: Datastore) -> list[Case]:
@@ -42,4 +46,8 @@ def cases_of(store: Datastore) -> list[Case]:
 
 def pool_of(datastore: Datastore) -> tuple[set[str], set[str]]:
     """Return the names of the cases without and with a submitted label."""
+    if isinstance(datastore, UncolDatastore):  # in one go: a large pool is asked for often
+        names = set(datastore.list_images())
+        labeled = {name for name in names if datastore.counts(name)}
+        return names - labeled, labeled
     return set(datastore.get_unlabeled_images()), set(datastore.get_labeled_images())

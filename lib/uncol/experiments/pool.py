@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uncol.data.cases import Case
-from uncol.data.scan import file_extension
+from uncol.data.imagefile import file_extension
 from uncol.errors import RequestError
 
 

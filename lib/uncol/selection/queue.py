@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Set
+from collections.abc import Callable, Set
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from uncol.selection.scores import Embedding, Score, embeddings_of, scores_of
 from uncol.selection.strategies import STRATEGIES, Candidates, Choice
 from uncol.storage.files import write_json
-from uncol.storage.ledger import Ledger
+from uncol.storage.ledger import Ledger, Record
 from uncol.versions.store import ModelStore
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class Queue:
         self._path = store.folder.queue
         self._embeddings: Ledger[Embedding] = embeddings_of(store.folder, generalist)
         self._guard = threading.Lock()
+        self._stamp_of: Callable[[str], str] = lambda _: ""
         self._orders: dict[Key, Order] = _stored(self._path)
         self._kept = self._orders  # orders are replaced, never changed, so `is` shows any news
 
@@ -76,12 +77,24 @@ class Queue:
             order += [Choice(c.case, 0.0, len(order) + c.rank, "New in the pool.") for c in late]
         return order
 
-    def refresh(self, *, waiting: Set[str], labeled: Set[str]) -> None:
+    def refresh(
+        self,
+        *,
+        waiting: Set[str],
+        labeled: Set[str],
+        stamp_of: Callable[[str], str] = lambda _: "",
+    ) -> None:
         """Rank again the orders asked for before, where anything has changed, and store them.
+
+        Args:
+            waiting: cases without a label.
+            labeled: cases with one.
+            stamp_of: tells a scan's stamp; what was found out about an earlier scan does not count.
 
         Raises:
             StorageError: they could not be stored.
         """
+        self._stamp_of = stamp_of
         for key in list(self._orders) or [(next(iter(STRATEGIES)), 0)]:
             self._ranked(key, waiting, labeled)
         orders = self._orders
@@ -92,7 +105,8 @@ class Queue:
     def score(self, case: str) -> Score | None:
         """Return what the current version thinks of a case; None before it was scored."""
         scores = self._current_scores()
-        return None if scores is None else scores.read().get(case)
+        score = None if scores is None else scores.read().get(case)
+        return score if score and self._holds(score) else None
 
     def _ranked(self, key: Key, waiting: Set[str], labeled: Set[str]) -> Order:
         with self._guard:
@@ -106,7 +120,7 @@ class Queue:
                 waiting,
                 labeled,
                 self._known_scores(),
-                {name: one.vector for name, one in self._embeddings.read().items()},
+                {n: one.vector for n, one in self._embeddings.read().items() if self._holds(one)},
             )
             choices = STRATEGIES[key[0]][1](pool, key[1])
             order = Order(strategy=key[0], seed=key[1], state=state, choices=tuple(choices))
@@ -125,7 +139,12 @@ class Queue:
             n: s
             for number in numbers
             for n, s in scores_of(self._store.folder, number).read().items()
+            if self._holds(s)
         }
+
+    def _holds(self, record: Record) -> bool:
+        stamp = self._stamp_of(record.case)
+        return not stamp or record.holds_for(stamp)
 
     def _current_scores(self) -> Ledger[Score] | None:
         version = self._store.current()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from uncol.calibration.calibrate import calibrate
 from uncol.data.cases import Case
 from uncol.data.frame import Space, choose_space
+from uncol.data.grid import Grid
 from uncol.data.prepared import CaseStore
-from uncol.data.scan import Grid, read_grid, read_scan, write_volume
+from uncol.data.scan import read_grid, read_scan, write_volume
 from uncol.errors import ScanError
 from uncol.generalist.models import NO_GENERALIST
 from uncol.generalist.open import open_generalist
@@ -24,6 +25,7 @@ from uncol.selection.scores import (
     embeddings_of,
     scores_of,
 )
+from uncol.storage.ledger import Ledger, R
 from uncol.training.reporter import Reporter
 from uncol.versions.loaded import LoadedStudent, load_version
 from uncol.versions.store import ModelStore
@@ -101,22 +103,54 @@ class Missing:
 
 
 def missing(
-    store: ModelStore, generalist: str, *, unlabeled: Sequence[str], everyone: Sequence[str]
+    store: ModelStore,
+    generalist: str,
+    *,
+    unlabeled: Mapping[str, str],
+    everyone: Mapping[str, str],
 ) -> Missing:
-    """Return what a survey would do."""
+    """Return what a survey would do.
+
+    Args:
+        store: the versions.
+        generalist: whose embeddings are wanted.
+        unlabeled: the stamp of each case without annotation.
+        everyone: the stamp of each case.
+    """
     version = store.current()
     cases: set[str] = set()
     calibration = False
     if version is not None:
-        cases |= set(unlabeled) - scores_of(store.folder, version).read().keys()
+        cases |= _outdated(scores_of(store.folder, version), unlabeled)
         calibration = not store.folder.notes(version).calibration.exists()
     if generalist != NO_GENERALIST:
-        cases |= set(everyone) - embeddings_of(store.folder, generalist).read().keys()
+        cases |= _outdated(embeddings_of(store.folder, generalist), everyone)
     return Missing(frozenset(cases), calibration)
 
 
+def _outdated(ledger: Ledger[R], stamps: Mapping[str, str]) -> set[str]:
+    """Return the cases without a record, or whose scan has changed since."""
+    known = ledger.read()
+    return {
+        name
+        for name, stamp in stamps.items()
+        if name not in known or not known[name].holds_for(stamp)
+    }
+
+
+def _waiting(ledger: Ledger[R], cases: Sequence[Case]) -> list[Case]:
+    """Return the cases of which nothing is known, or nothing of their scan as it is now."""
+    outdated = _outdated(ledger, {case.name: case.stamp for case in cases})
+    return [case for case in cases if case.name in outdated]
+
+
 def score_of(
-    case: str, published: LoadedStudent, result: Segmentation, *, map_file: str = ""
+    case: str,
+    published: LoadedStudent,
+    result: Segmentation,
+    *,
+    map_file: str = "",
+    stamp: str = "",
 ) -> Score:
     """Return what a version thinks of a case it segmented."""
     summary = published.summary(result)
@@ -129,6 +163,7 @@ def score_of(
     }
     return Score(
         case=case,
+        scan=stamp,
         quality=quality.dice,
         interval=quality.interval,
         band=quality.band,
@@ -147,8 +182,7 @@ def _score(
 ) -> None:
     notes = store.folder.notes(published.manifest.version)
     scores = scores_of(store.folder, published.manifest.version)
-    done = scores.read()
-    waiting = [case for case in cases if case.name not in done]
+    waiting = _waiting(scores, cases)
     found.skipped = len(cases) - len(waiting)
     for folder in (notes.maps, notes.pre_labels):
         folder.mkdir(parents=True, exist_ok=True)
@@ -162,7 +196,7 @@ def _score(
         name = f"{case.name}.nii.gz"
         write_volume(notes.pre_labels / name, result.label, result.grid)
         write_volume(notes.maps / name, result.uncertainty, result.grid)
-        scores.add(score_of(case.name, published, result, map_file=name))
+        scores.add(score_of(case.name, published, result, map_file=name, stamp=case.stamp))
         found.scored += 1
 
 
@@ -183,8 +217,7 @@ def embed(
         found: counts them, and records which could not be read.
     """
     embeddings = embeddings_of(store.folder, settings.generalist)
-    done = embeddings.read()
-    waiting = [case for case in cases if case.name not in done]
+    waiting = _waiting(embeddings, cases)
     if not waiting or settings.generalist == NO_GENERALIST:
         return
     space, generalist = _space(store, cases), open_generalist([], RECIPES[settings.mode], settings)
@@ -203,7 +236,8 @@ def embed(
         except ScanError as error:
             found.left_out[case.name] = str(error)
             continue
-        embeddings.add(Embedding(case=case.name, vector=tuple(vector.tolist())))
+        place = tuple(vector.tolist())
+        embeddings.add(Embedding(case=case.name, scan=case.stamp, vector=place))
         found.embedded += 1
         if found.embedded % TRIM_EVERY == 0:
             generalist.cache.trim()

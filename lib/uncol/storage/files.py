@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +26,8 @@ def replacing(
 ) -> Iterator[Path]:
     """Yield a temporary path to write to; at the end that file replaces `path` in one step.
 
-    Creates the folder. The content is on the disk before the old file is replaced.
+    Creates the folder. The content is on the disk before the old file is replaced, and the new name
+    is when this returns.
 
     Args:
         path: the file.
@@ -38,10 +40,11 @@ def replacing(
     failures: tuple[type[Exception], ...] = (OSError, *also)
     partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         yield partial
         flush(partial)
         os.replace(partial, path)
+        flush_folder(path.parent)
     except failures as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -87,6 +90,16 @@ def append_line(path: Path, text: str) -> None:
         raise StorageError(f"Could not write {path}: {error}. Free some disk space.") from error
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's content; the copy is on the disk when this returns.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    shutil.copyfile(source, target)
+    flush(target)
+
+
 def flush(*paths: Path) -> None:
     """Wait until the content of files is on the disk."""
     for path in paths:
@@ -94,17 +107,37 @@ def flush(*paths: Path) -> None:
             os.fsync(stream.fileno())
 
 
+def flush_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, so that it is there after a power cut."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        flush_folder(folder.parent)
+
+
 def unchanged(path: Path, read: Callable[[], Content]) -> tuple[Content, str]:
     """Read a file that others may replace; return what was read and the digest of that very file.
 
     Raises:
-        StorageError: the file was replaced each time.
+        StorageError: the file was replaced each time, or removed.
     """
     for _ in range(READS):
-        before = file_digest(path)
-        content = read()
-        if file_digest(path) == before:
-            return content, before
+        try:
+            before = file_digest(path)
+            content = read()
+            if file_digest(path) == before:
+                return content, before
+        except FileNotFoundError as error:
+            raise StorageError(f"{path} was removed while it was read; try again.") from error
     raise StorageError(f"{path} is replaced all the time; try again when it is not.")
 
 

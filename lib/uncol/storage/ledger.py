@@ -15,11 +15,17 @@ class Record(BaseModel):
 
     Attributes:
         case: its name.
+        scan: the stamp of its scan at that time; empty if nobody kept track.
     """
 
     model_config = ConfigDict(frozen=True)
 
     case: str
+    scan: str = ""
+
+    def holds_for(self, stamp: str) -> bool:
+        """Return whether the scan is still the one that this was found out about."""
+        return self.scan in ("", stamp)
 
 
 R = TypeVar("R", bound=Record)

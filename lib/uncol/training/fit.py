@@ -75,6 +75,11 @@ def fit(pool: Pool, settings: RoundSettings, reporter: Reporter, runs: Path) -> 
     grids, left_out = read_grids(pool)
     sizes = choose_sizes(list(grids.values()), pool.labeled, settings)
     prepared = prepare_pool(pool, sizes, settings, left_out)
+    absent = prepared.absent(settings.labels)
+    if absent:
+        reporter.phase(
+            f"no annotated scan that trains holds {', '.join(absent)}: the student will not find it"
+        )
     plan = make_plan(
         len(prepared.labeled),
         len(prepared.unlabeled),

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from uncol.data.annotation import read_annotation
 from uncol.data.cases import Case, Pool
+from uncol.data.grid import Grid
 from uncol.data.prepared import CaseStore, TrainingCase
-from uncol.data.scan import Grid, read_grid
+from uncol.data.scan import read_grid
 from uncol.errors import LabelError, ScanError
 from uncol.round_settings import RoundSettings
 from uncol.storage.files import GIB, file_digest
@@ -33,6 +36,12 @@ class PreparedPool:
     labeled: list[TrainingCase]
     unlabeled: list[TrainingCase]
     left_out: dict[str, str]
+
+    def absent(self, labels: Mapping[str, int]) -> list[str]:
+        """Return the labels that no annotated case holds that trains."""
+        arrays = [case.label for case in self.labeled if case.label is not None]
+        held = {int(value) for array in arrays for value in np.unique(array)}
+        return [name for name, value in labels.items() if value not in held]
 
     def digests(self) -> dict[str, tuple[str, str]]:
         """Return by case the digests of its scan and its label file ("" without a label).

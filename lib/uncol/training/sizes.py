@@ -9,7 +9,7 @@ import numpy as np
 
 from uncol.data.cases import Case
 from uncol.data.frame import Space, choose_space, make_frame
-from uncol.data.scan import Grid
+from uncol.data.grid import Grid
 from uncol.errors import TrainingError
 from uncol.round_settings import RoundSettings
 from uncol.training.presets import PRESETS, Preset, choose_preset, crop_share, fit_preset

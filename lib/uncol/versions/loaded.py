@@ -9,7 +9,8 @@ import torch
 
 from uncol.data.annotation import read_annotation
 from uncol.data.cases import Case
-from uncol.data.scan import Volume, read_scan
+from uncol.data.grid import Volume
+from uncol.data.scan import read_scan
 from uncol.inference.one_piece import Structures, structure_names
 from uncol.inference.outputs import Segmentation, SegmentSettings, segment
 from uncol.inference.summary import Summary, summarize

@@ -49,7 +49,7 @@ class FrozenSplit:
         with FileLock(f"{self.path}.lock"):
             before = self.sides()
             annotated = [case.name for case in pool if case.label is not None]
-            after = decide(annotated, before)
+            after = decide(annotated, before, {case.name: case.patient for case in pool})
             if after != before:
                 write_json(self.path, after)
         return split(pool, after)

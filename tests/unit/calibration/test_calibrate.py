@@ -104,7 +104,7 @@ def test_a_survey_scores_each_waiting_case_once_and_keeps_its_map(trained):
     names = [case.name for case in cases if case.label is None]
     found = scores_of(store.folder, 1).read()
     assert sorted(found) == sorted(names)
-    assert missing(store, "none", unlabeled=names, everyone=names) == Missing()
+    assert missing(store, "none", unlabeled=dict.fromkeys(names, ""), everyone={}) == Missing()
     for name, score in found.items():
         assert 0 <= score.interval[0] <= score.quality <= score.interval[1] <= 1
         kept = store.folder.notes(1).maps / score.map_file

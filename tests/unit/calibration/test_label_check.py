@@ -3,8 +3,8 @@ import torch
 
 from uncol.calibration.label_check import check_label
 from uncol.data.frame import Space, make_frame
+from uncol.data.grid import Grid
 from uncol.data.labels import IGNORE_VALUE
-from uncol.data.scan import Grid
 
 LABELS = {"a": 1, "b": 2}
 SHAPE = (12, 14, 10)

@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-from studies_folder import EXTENSIONS, LABELS, write
-
-from uncol.datastores.studies import UncolDatastore
+from studies_folder import open_folder, write
 
 
 @pytest.fixture
@@ -14,7 +12,7 @@ def store(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("one", "two"):
         write(studies / f"{name}.nii.gz", rng.normal(size=(6, 5, 4)).astype(np.float32))
-    return UncolDatastore(str(studies), labels=LABELS, extensions=EXTENSIONS)
+    return open_folder(studies)
 
 
 @pytest.fixture

@@ -2,23 +2,24 @@
 
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from studies_folder import EXTENSIONS, LABELS, SCAN, write
+from studies_folder import SCAN, open_folder, write
 
-from uncol.datastores.studies import UncolDatastore
 from uncol.errors import RequestError, StorageError
+from uncol.storage.database import Database
 
 
 def again(store):
-    return UncolDatastore(store._datastore_path, labels=LABELS, extensions=EXTENSIONS)
+    return open_folder(store._root)
 
 
 def test_removing_a_case_that_is_a_link_leaves_what_it_points_to(store, tmp_path) -> None:
-    studies = Path(store._datastore_path)
+    studies = store._root
     archive = Path(write(tmp_path / "archive.nii.gz", SCAN))
     (studies / "linked.nii.gz").symlink_to(archive)
     store.refresh()
@@ -57,27 +58,27 @@ def test_notes_that_could_not_be_read_again_are_refused(store, label, notes) -> 
 
 
 @pytest.mark.parametrize("damage", ["", "{", "null", "[]", '{"objects": {"one": 3}}', '"\\ud800"'])
-def test_an_index_that_cannot_be_read_is_set_aside_and_labels_stay(store, label, damage) -> None:
+def test_an_earlier_index_that_cannot_be_read_changes_nothing(store, label, damage) -> None:
     store.save_label("one", label, "final", {"user": "ada"})
-    index = Path(store._datastore_config_path)
-    index.write_text(damage)
+    (store._root / "uncol.sqlite").unlink()
+    (store._root / "datastore_v2.json").write_text(damage)
     opened = again(store)
+    opened.refresh()
     assert opened.list_images() == ["one", "two"]
-    assert opened.get_labeled_images() == ["one"]
-    (aside,) = index.parent.glob("datastore_v2.json.damaged-*")
-    assert aside.read_text() == damage
+    assert opened.get_label_info("one", "final")["user"] == "ada"
+    assert (store._root / "datastore_v2.json.taken-over").read_text() == damage
     assert again(opened).get_labeled_images() == ["one"]
 
 
 def test_a_file_whose_name_is_not_utf8_is_left_out(store) -> None:
-    studies = store._datastore_path
+    studies = str(store._root)
     shutil.copyfile(store.get_image_uri("one"), os.fsencode(studies) + b"/M\xfcller.nii.gz")
     os.makedirs(os.fsencode(studies) + b"/labels/M\xfc")
     store.refresh()
     assert again(store).list_images() == ["one", "two"]
 
 
-@pytest.mark.parametrize("full", ["history", "index", "label"])
+@pytest.mark.parametrize("full", ["history", "record", "label"])
 def test_on_a_full_disk_what_is_said_is_true(store, label, tmp_path, monkeypatch, full) -> None:
     store.save_label("one", label, "final", {"user": "ada"})
     path = Path(store.get_label_uri("one", "final"))
@@ -87,14 +88,16 @@ def test_on_a_full_disk_what_is_said_is_true(store, label, tmp_path, monkeypatch
     new = write(tmp_path / "new.nii.gz", changed)
 
     def refuse(*_: object, **__: object) -> None:
+        if full == "record":
+            raise sqlite3.OperationalError("database or disk is full")
         raise OSError(28, "No space left on device")
 
     if full == "history":
-        monkeypatch.setattr(store.history, "keep", refuse)
-    elif full == "index":
-        monkeypatch.setattr(Path, "write_bytes", refuse)
+        monkeypatch.setattr(store.history, "add", refuse)
+    elif full == "record":
+        monkeypatch.setattr(Database, "_write", refuse)
     else:
-        monkeypatch.setattr(os, "replace", refuse)
+        monkeypatch.setattr("uncol.datastores.studies.os.replace", refuse)
     with pytest.raises(StorageError, match="unchanged"):
         store.save_label("one", new, "final", {"user": "bob"})
     monkeypatch.undo()
@@ -108,4 +111,4 @@ def test_on_a_full_disk_what_is_said_is_true(store, label, tmp_path, monkeypatch
 def test_a_folder_that_cannot_be_used_is_said(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="studies folder"):
-        UncolDatastore(str(tmp_path / "file"), labels=LABELS, extensions=EXTENSIONS)
+        open_folder(tmp_path / "file")

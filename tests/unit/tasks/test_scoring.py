@@ -2,7 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from uncol.datastores.studies import UncolDatastore
+from uncol.datastores.folder import StudiesFolder
 from uncol.errors import RequestError
 from uncol.tasks.requests import ScoringRequest
 from uncol.tasks.scoring import DiceScoring
@@ -23,7 +23,7 @@ def store(tmp_path):
         for name in ("one", "two"):
             nib.save(nib.Nifti1Image(label, np.eye(4)), folder / f"{name}.nii.gz")
     (tmp_path / "labels" / "original" / "two.nii.gz").write_bytes(b"damaged")
-    return UncolDatastore(str(tmp_path), labels=LABELS, extensions=("*.nii.gz",))
+    return StudiesFolder(str(tmp_path), labels=LABELS)
 
 
 def test_a_damaged_label_does_not_hold_up_the_others(store) -> None:

@@ -20,13 +20,12 @@ from torch import Tensor, nn
 
 from uncol.data.preprocess import prepare
 from uncol.data.scan import read_scan
-from uncol.datastores.studies import UncolDatastore
+from uncol.datastores.folder import StudiesFolder
 from uncol.inference.predict import OVERLAP
 from uncol.types import Array
 from uncol.versions.loaded import LoadedStudent
 
 DROPOUT = 0.2
-SCAN_FILES = ("*.nii.gz", "*.nii", "*.nrrd", "*.mha")
 
 
 class _WithDropout(nn.Module):
@@ -103,9 +102,7 @@ class EpistemicByMonaiLabel(EpistemicScoring):  # type: ignore[misc]
             Its scalar, its entropy map `(I, J, K)`, and the mean probabilities `(C, I, J, K)` of
             its samples, both in the working frame.
         """
-        store = UncolDatastore(
-            str(folder), labels=self.infer_task.labels, extensions=SCAN_FILES, auto_reload=False
-        )
+        store = StudiesFolder(str(folder), labels=self.infer_task.labels)
         logging.getLogger("monailabel").setLevel(logging.WARNING)
         name = store.list_images()[0]
         self({"device": self.infer_task.config()["device"], "max_workers": 1}, store)
