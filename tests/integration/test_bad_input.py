@@ -184,8 +184,10 @@ def test_unreadable_unlabeled_scans_are_left_out_with_the_reason(
         time.sleep(1)
         status = requests.get(f"{url}/train/", timeout=30).json()
     assert status["status"] == "DONE", status["details"]
-    stats = requests.get(f"{url}/info/", timeout=10).json()["train_stats"]["uncol"]
-    assert {"truncated", "odd_nrrd", "odd_png", "empty", "holes"} <= set(stats["left_out"])
+    info = requests.get(f"{url}/info/", timeout=10).json()
+    left_out = [one["file"].split(".")[0] for one in info["datastore"]["left_out_files"]]
+    left_out += info["train_stats"]["uncol"].get("left_out", [])
+    assert {"truncated", "odd_nrrd", "odd_png", "empty", "holes"} <= set(left_out)
     for case, words in {"holes": "NaN", "empty": "same value", "truncated": "damaged"}.items():
         reply = requests.post(f"{url}/infer/uncol", params={"image": case}, timeout=60)
         assert reply.status_code == 400

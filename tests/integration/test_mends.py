@@ -31,13 +31,6 @@ def test_upstream_endpoints_still_block_the_event_loop() -> None:
     assert "await" not in inspect.getsource(infer.api_run_inference)
 
 
-def test_upstream_datastore_still_joins_tags_unchecked() -> None:
-    from monailabel.datastore.local import LocalDatastore
-
-    assert "label_path(label_tag)" in inspect.getsource(LocalDatastore.save_label)
-    assert "shutil.copy(" in inspect.getsource(LocalDatastore.save_label)
-
-
 def test_upstream_reload_is_still_open_to_everybody() -> None:
     text = Path(find_spec("monailabel.app").origin).read_text()
     assert '@app.post("/reload", include_in_schema=False)\ndef reload():' in text
@@ -91,14 +84,6 @@ def test_upstream_temporary_files_still_go_after_success_only() -> None:
     from monailabel.endpoints import datastore
 
     assert "background_tasks.add_task(remove_file" in inspect.getsource(datastore.save_label)
-
-
-def test_upstream_index_still_takes_what_it_cannot_read() -> None:
-    from monailabel.datastore.local import LocalDatastore
-
-    assert "json.dumps(self._datastore.model_dump" in inspect.getsource(
-        LocalDatastore._update_datastore_file
-    )
 
 
 def test_a_running_infer_does_not_hold_up_other_requests(live: Any) -> None:

@@ -12,6 +12,7 @@ import pytest
 import requests
 import SimpleITK as sitk
 
+from uncol.data.labels import IGNORE_VALUE
 from uncol.data.scan import read_label, read_scan, write_volume
 from uncol.versions.metrics import dice_per_label
 
@@ -280,7 +281,10 @@ def test_the_plugin_saves_segments_in_any_order_with_review_bands_and_background
     widget.onSaveLabel()
     slicer.util.errorDisplay.assert_not_called()
     kept = read_label(client.download_label(case, "final")).array
-    np.testing.assert_array_equal(kept, truth.array)
+    wanted = truth.array.copy()
+    if extension != ".seg.nrrd":  # in a label map nobody knows what a band hides
+        wanted[0, 0, :3] = IGNORE_VALUE
+    np.testing.assert_array_equal(kept, wanted)
 
 
 def test_the_plugin_reads_progress_of_a_running_training(

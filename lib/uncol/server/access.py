@@ -99,7 +99,9 @@ class Realm:
             jwt.InvalidTokenError: it is not valid, or not for this server.
             RealmError: the realm does not answer.
         """
-        key, issuer = self._known()
+        if jwt.get_unverified_header(token).get("alg") not in ALGORITHMS:
+            raise jwt.InvalidAlgorithmError("It is not signed as this realm signs.")
+        key, issuer = self._known()  # what is no token at all does not make the realm work
         try:
             return self._read(token, key, issuer)
         except jwt.InvalidSignatureError:

@@ -19,6 +19,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from uncol import __version__
 from uncol.datastores.connect import connect, is_address, mirror_folder
+from uncol.datastores.folder import StudiesFolder
 from uncol.datastores.pacs import PacsDatastore
 from uncol.datastores.studies import UncolDatastore
 from uncol.selection.queue import Queue
@@ -86,11 +87,11 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
                 read_only=server_settings.MONAI_LABEL_DATASTORE_READ_ONLY,
             )
         refuse_new_folder(Path(self.studies))
-        return UncolDatastore(
+        return StudiesFolder(
             self.studies,
             labels=self.uncol.labels,
-            extensions=server_settings.MONAI_LABEL_DATASTORE_FILE_EXT,
-            auto_reload=server_settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            patient=self.uncol.patient,
+            watch=server_settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=server_settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         )
 

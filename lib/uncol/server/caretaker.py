@@ -63,7 +63,7 @@ class Caretaker:
             UncolError: something could not be read or written; it is tried again next time.
         """
         waiting, labeled = pool_of(self._pool)
-        self._queue.refresh(waiting=waiting, labeled=labeled)
+        self._queue.refresh(waiting=waiting, labeled=labeled, stamp_of=self._pool.stamp_of)
         self._take_up_maps(waiting | labeled)
         self._tell_doubts()
         self._score(waiting, labeled)
@@ -90,48 +90,56 @@ class Caretaker:
             self._tried = None  # the training stopped a scoring that may not have got far
         if JOBS.under_way("train") or JOBS.under_way("scoring"):
             return
-        everyone = sorted(waiting | labeled)
         version, generalist = self._store.current(), self._settings.generalist
-        left = missing(self._store, generalist, unlabeled=sorted(waiting), everyone=everyone)
+        stamps = {name: self._pool.stamp_of(name) for name in sorted(waiting | labeled)}
+        unlabeled = {name: stamps[name] for name in sorted(waiting)}
+        left = missing(self._store, generalist, unlabeled=unlabeled, everyone=stamps)
         if left and self._tried != (version, left):
             self._tried = (version, left)
             logger.info("Scoring in the background: %s", left.text)
-            self._desk.start_scoring("uncol", {})
+            self._desk.score_by_itself()
 
     def _take_up_maps(self, names: set[str]) -> None:
         version = self._store.current()
-        if version is None:
+        if version is None or not self._pool.writable:
             return
         notes, scores = self._store.folder.notes(version), scores_of(self._store.folder, version)
         written = {path.name: path for path in notes.maps.glob("*.nii.gz")}
         if not written:
             return
-        # writing the index of 10,000 cases at each change takes longer than scoring them
-        with self._pool.taking_up_many():
-            for score in scores.read().values():
-                path = written.get(score.map_file)
-                if path is not None and score.case in names:
-                    self._take_up(score, path, notes.pre_labels / path.name, version)
+        for score in scores.read().values():
+            path = written.get(score.map_file)
+            if path is None or score.case not in names:
+                continue
+            label = notes.pre_labels / path.name
+            if score.holds_for(self._pool.stamp_of(score.case)):
+                self._take_up(score, path, label, version)
+            else:  # of the scan that was there before
+                path.unlink()
+                label.unlink(missing_ok=True)
 
     def _take_up(self, score: Score, path: Path, label: Path, version: int) -> None:
         """Keep a case's label (tag `original`, which viewers load) and map, and publish them."""
         store, labels = self._pool, self._settings.labels
-        note = {"model_version": version}  # kept small: MONAI Label rewrites the index each time
+        note = {"model_version": version}
         try:
             if label.exists():
                 params = {"label_names": dict(labels), "uncol": note}
                 info = {"model": "uncol", "params": params}
                 store.save_label(score.case, str(label), DefaultLabelTag.ORIGINAL, info)
             store.save_label(score.case, str(path), MAP_TAG, {"params": note})
+        except UncolError as error:  # one map must not hold up the others
+            logger.warning("The uncertainty map of case '%s' was not kept: %s", score.case, error)
+            return
+        try:
             if self._settings.pacs_results == "scored" and store.takes_results:
                 array = read_label(label, case=score.case).array
                 store.publish_result(score.case, array, read_map(path, case=score.case), version)
         except PacsError as error:  # tried again in a moment
             logger.warning("The results of case '%s' wait for the PACS: %s", score.case, error)
             return
-        except UncolError as error:  # one map must not hold up the others
-            logger.warning("The uncertainty map of case '%s' was not kept: %s", score.case, error)
-            return
+        except UncolError as error:
+            logger.warning("Case '%s' has no results in the PACS: %s", score.case, error)
         label.unlink(missing_ok=True)
         path.unlink()
 

@@ -103,6 +103,7 @@ class Desk:
         self.tasks = tasks
         self._labels = labels
         self._pending = pending
+        self._own_scoring: Job | None = None
 
     def options(self, body: Mapping[str, Any]) -> InferRequest:
         """Return the options of an infer.
@@ -154,7 +155,9 @@ class Desk:
             except ScanError as error:  # a series of the PACS that is not a volume is left out now
                 logger.warning("Next sample: %s", error)
                 continue
-            return sample
+            pool = self.host.pool
+            if pool is None or pool.is_readable(sample["id"]):
+                return sample
         raise RequestError(f"{MAX_SKIPPED} cases in a row could not be read; see the log.")
 
     def start_training(self, model: str, body: Mapping[str, Any]) -> Job:
@@ -205,10 +208,16 @@ class Desk:
             BusyError: a scoring is under way.
         """
         _choose(self.tasks.scorings, method, "scoring method")
-        asked = ScoringRequest.of(body)
+        asked = ScoringRequest.of(without(body, method=method))
+        if self._own_scoring is not None and not self._own_scoring.over.is_set():
+            JOBS.stop("scoring")  # a person goes first; it goes on afterwards
         if JOBS.under_way("scoring") and not queue:
             raise BusyError("A scoring is already under way. Wait for it, or stop it.")
         return JOBS.start("scoring", {"method": method, **asked.model_dump()})
+
+    def score_by_itself(self) -> None:
+        """Start the scoring that nobody asked for; it gives way to any that somebody asks for."""
+        self._own_scoring = self.start_scoring("uncol", {})
 
     def start_batch(self, model: str, images: Images, body: Mapping[str, Any]) -> Job:
         """Start an infer of many cases, in a thread of the server.
@@ -227,6 +236,9 @@ class Desk:
 
     def _scan_of(self, case: str | None) -> Path:
         store = self.host.datastore()
+        known = store.get_image_info(case) if case else {}
+        if known.get("unusable"):
+            raise ScanError(str(known["unusable"]))
         if case is None or case not in store.list_images():
             raise RequestError(
                 f"There is no case {shown(case)} in the studies folder. Fetch it with Next "
@@ -251,7 +263,7 @@ class Desk:
 
     def _check_training(self, model: str, body: Mapping[str, Any]) -> TrainRequest:
         trainer: UncolTrain = _choose(self.tasks.trainers, model, "trainer")
-        asked = TrainRequest.of(body)
+        asked = TrainRequest.of(without(body, model=model))
         trainer.check(asked, self.host.datastore())
         JOBS.stop("scoring")  # it would judge a model that is about to be replaced
         return asked
@@ -276,6 +288,11 @@ class Desk:
                     answers[name] = {"error": str(error)}
             job.details.append(f"{number} of {len(chosen)}: {name}")
         return answers
+
+
+def without(body: Mapping[str, Any], **address: str) -> dict[str, Any]:
+    """Return a body without what repeats the request's address, as some clients do."""
+    return {word: value for word, value in body.items() if address.get(word, object()) != value}
 
 
 def _choose(tasks: Mapping[str, Any], name: str, kind: str) -> Any:

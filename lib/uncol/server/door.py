@@ -14,7 +14,7 @@ from fastapi import Depends, HTTPException, Request, UploadFile
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
-from uncol.data.scan import file_extension
+from uncol.data.imagefile import file_extension
 from uncol.errors import RequestError, StorageError
 from uncol.storage.plain import parse_json
 

@@ -21,7 +21,7 @@ class _OneLine(logging.Filter):
         text = record.getMessage()
         end = ENDED.search(text.strip()) if text.startswith("Traceback") else None
         if end:
-            record.msg, record.args = f"uncol cannot start: {end['told']}", None
+            record.msg, record.args = f"Error: uncol cannot start: {end['told']}", None
         return True
 
 

@@ -57,7 +57,9 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, handlers=[lines])
     try:
         result = _app().work(order.kind, order.request)
-        order.answer.write_text(json.dumps(result, default=str))
+        text = json.dumps(result, default=str)
+        logging.getLogger(__name__).info("Result: %s", text)  # as MONAI Label's tasks end
+        order.answer.write_text(text)
     except UncolError as error:
         logging.getLogger(__name__).error("%s", error)
         return 1

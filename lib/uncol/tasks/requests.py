@@ -60,7 +60,7 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     # what viewers send from habit and what means nothing here
-    HABITS: ClassVar[frozenset[str]] = frozenset({"logging", "description", "timeout"})
+    HABITS: ClassVar[frozenset[str]] = frozenset({"logging", "description", "timeout", "debug"})
 
     device: Text | Annotated[list[Text], Field(max_length=64)] | None = None
     client_id: Text | None = None
@@ -129,8 +129,11 @@ class InferRequest(Asked):
         """
         rest = dict(body or {})
         clicks = {name: rest.pop(name) for name in labels if name in rest and name not in NAMES}
-        if "clicks" in rest:  # ours alone, no client's
-            raise RequestError(mistakes([{"type": "extra_forbidden", "loc": ("clicks",)}], NAMES))
+        fields = cls.model_fields.keys() - {"clicks"}  # ours alone, no client's
+        extra = sorted(rest.keys() - fields - cls.HABITS)
+        if extra:
+            errors = [{"type": "extra_forbidden", "loc": (name,)} for name in extra]
+            raise RequestError(mistakes(errors, [*fields, *labels]))
         return super().of({**rest, **({"clicks": clicks} if clicks else {})})
 
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from monailabel.transform.writer import write_seg_nrrd
 from pydicom.dataset import Dataset
 
-from uncol.data.scan import Grid, write_volume
+from uncol.data.grid import Grid
+from uncol.data.scan import write_volume
+from uncol.data.segnrrd import write_seg_nrrd
 from uncol.errors import RequestError
 from uncol.storage.plain import shown
 from uncol.tasks.requests import InferWork
@@ -42,9 +42,7 @@ def _write_volume(path: str, result: Result) -> None:
 
 
 def _write_segments(path: str, result: Result) -> None:
-    values = range(1, len(result.names) + 1)
-    channels = np.stack([result.array == value for value in values])
-    write_seg_nrrd(channels, path, np.uint8, result.grid.affine, list(result.names))
+    write_seg_nrrd(path, result.array, result.grid, result.names, compress=result.compress)
 
 
 # to add an output format: its extension and what writes it

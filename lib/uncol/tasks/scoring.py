@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
-from uncol.data.labels import annotated_part
-from uncol.data.scan import read_label
+from uncol.data.annotation import read_annotation
+from uncol.data.cases import Case
+from uncol.data.scan import read_grid
 from uncol.datastores.pool import cases_of
-from uncol.errors import LabelError, RequestError
+from uncol.errors import RequestError, UncolError
 from uncol.selection.survey import survey
 from uncol.settings import Settings
 from uncol.storage.plain import plain_name
@@ -75,18 +77,20 @@ class DiceScoring(ScoringMethod):  # type: ignore[misc]
         result: dict[str, Any] = {}
         for name in datastore.list_images():
             paths = [datastore.get_label_uri(name, tag) for tag in (predicted, truth)]
-            if not all(paths):
-                continue
-            result[name] = self._compared(name, paths)
+            if all(paths):
+                result[name] = self._compared(datastore, name, paths)
         return result
 
-    def _compared(self, name: str, paths: Sequence[str]) -> dict[str, Any]:
+    def _compared(self, datastore: Datastore, name: str, paths: Sequence[str]) -> dict[str, Any]:
         """Compare two labels of a case; one that cannot be read does not hold up the others."""
         try:
-            first, second = (annotated_part(read_label(path, case=name).array) for path in paths)
-        except LabelError as error:
+            scan = Path(datastore.get_image_uri(name))
+            grid = read_grid(scan, case=name)
+            first, second = (
+                read_annotation(Case(name, scan, Path(path)), grid, self.labels, empty_ok=True)
+                for path in paths
+            )
+        except UncolError as error:
             return {"error": str(error)}
-        if first.shape != second.shape:
-            return {"error": "the two labels have different shapes"}
         values = dice_per_label(first, second, self.labels)
         return {"dice": mean_of(values), "per_label": values}

@@ -41,7 +41,7 @@ class ServedStudent:
         if version is None:
             raise RequestError(
                 "There is no trained model yet. Label a few cases (uncol_prompt gives a first mask "
-                "from a box or click), submit them, then press Train."
+                "from a box or click, unless teacher is none), submit them, then press Train."
             )
         with self._guard:
             state = (version, self._calibrated_at(version))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from uncol.datastores.pool import pool_of
+from uncol.datastores.studies import UncolDatastore
 from uncol.selection.queue import Queue
 from uncol.selection.strategies import STRATEGIES, Choice
 from uncol.tasks.requests import SampleRequest
@@ -27,22 +28,40 @@ class Leases:
         self._given: dict[str, tuple[str, float]] = {}
         self._guard = threading.Lock()
 
-    def take(self, order: Sequence[Choice], client: str) -> Choice | None:
+    def take(
+        self, order: Sequence[Choice], client: str, patient_of: Callable[[str], str] = str
+    ) -> Choice | None:
         """Give a client the first case that nobody holds; None if others hold all.
 
         A client that asks again without submitting has skipped its case: it gets the next one,
-        and its own skipped ones only when nothing else is left, the longest skipped first.
+        and its own skipped ones only when nothing else is left, the longest skipped first. Scans of
+        a patient of whom somebody has another one wait, while there are others.
+
+        Args:
+            order: the waiting cases, the one most worth a person's time first.
+            client: who asks.
+            patient_of: tells whose scan a case is.
         """
         now = time.monotonic()
         with self._guard:
             live = {n: g for n, g in self._given.items() if now - g[1] < LEASE_S}
-            free = next((choice for choice in order if choice.case not in live), None)
+            free = _free(order, live, patient_of)
             own = [choice for choice in order if live.get(choice.case, (None, 0))[0] == client]
             chosen = free or min(own, key=lambda choice: live[choice.case][1], default=None)
             if chosen is not None:
                 live[chosen.case] = (client, now)
             self._given = live
         return chosen
+
+
+def _free(
+    order: Sequence[Choice], live: Iterable[str], patient_of: Callable[[str], str]
+) -> Choice | None:
+    """Return the first case that nobody holds, of a patient of whom nobody has a scan if any."""
+    held = set(live)
+    busy = {patient_of(name) for name in held}
+    free = [choice for choice in order if choice.case not in held]
+    return next((one for one in free if patient_of(one.case) not in busy), next(iter(free), None))
 
 
 class UncolStrategy(Strategy):  # type: ignore[misc]
@@ -59,7 +78,8 @@ class UncolStrategy(Strategy):  # type: ignore[misc]
         """Return the next case: id, score, rank, reason, rois; {} when all are done."""
         waiting, labeled = pool_of(datastore)
         order = self._queue.order(self._name, asked.seed, waiting=waiting, labeled=labeled)
-        chosen = self._leases.take(order, asked.client_id or ANYBODY)
+        patient_of = datastore.patient_of if isinstance(datastore, UncolDatastore) else str
+        chosen = self._leases.take(order, asked.client_id or ANYBODY, patient_of)
         if chosen is None:
             return {}
         score = self._queue.score(chosen.case)

@@ -13,7 +13,8 @@ import pydicom
 import pytest
 import requests
 
-from uncol.data.scan import Grid, read_label, write_volume
+from uncol.data.grid import Grid
+from uncol.data.scan import read_label, write_volume
 from uncol.datastores.connect import connect
 from uncol.datastores.pacs import FINAL, PacsDatastore
 from uncol.demo.orthanc import missing, running_orthanc, upload

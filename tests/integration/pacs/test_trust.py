@@ -19,7 +19,8 @@ import pytest
 import requests
 from pydicom.uid import generate_uid
 
-from uncol.data.scan import Grid, read_label, read_scan, write_volume
+from uncol.data.grid import Grid
+from uncol.data.scan import read_label, read_scan, write_volume
 from uncol.datastores import pacs_mirror
 from uncol.datastores.connect import connect
 from uncol.datastores.pacs import FINAL, PacsDatastore
@@ -191,7 +192,7 @@ def test_notes_of_clients_steer_nothing(site: Site) -> None:
 def test_a_series_that_grows_is_fetched_again_and_its_label_is_whole(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pacs_mirror, "SETTLED_S", 1.0)
+    monkeypatch.setattr(pacs_mirror, "GROWN_SINCE_S", 1.0)
     case = site.series[0].uid
     site.send(0, 0, 6)
     store = site.open()

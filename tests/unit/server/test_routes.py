@@ -7,20 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
-from fastapi import FastAPI
+import SimpleITK as sitk
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
-from uncol.server.access import Access, Realm
-from uncol.server.api import make_api
+from uncol.errors import BusyError
+from uncol.server.access import Realm
 from uncol.server.app import UncolApp
-from uncol.server.browsers import Allowed
-from uncol.server.places import Places
-from uncol.server.routes.parts import Parts
-from uncol.server.sessions import Sessions
+from uncol.tasks.jobs import Jobs
 
 ROLES = {
     "nobody": [],
@@ -96,38 +92,6 @@ LEAST: dict[tuple[str, str], str] = {  # what MONAI Label asks for, and where we
     ("PUT", "/model/{model}"): "admin",
     ("PUT", "/session/"): "user",
 }
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> UncolApp:
-    folder = tmp_path_factory.mktemp("routes")
-    (folder / "studies").mkdir()
-    for name in ("one", "two"):
-        scan = np.random.default_rng(0).normal(size=(12, 12, 8)).astype(np.float32)
-        nib.save(nib.Nifti1Image(scan, np.eye(4)), folder / "studies" / f"{name}.nii.gz")
-    conf = {"labels": "a,b", "teacher": "none", "model_dir": str(folder / "model")}
-    return UncolApp(str(folder), str(folder / "studies"), {**conf, "preset": "tiny3d"})
-
-
-def served(app: UncolApp, access: Access, folder: Path) -> FastAPI:
-    sessions = Sessions(folder / "sessions", longest_s=600, limit_bytes=2**20)
-    places = Places([("studies folder", Path(app.studies))])
-    return make_api(
-        Parts(app.desk, access, app.models, sessions, places),
-        allowed=Allowed({"testserver"}),
-        max_upload_mb=1,
-    )
-
-
-@pytest.fixture
-def open_client(app: UncolApp, tmp_path: Path) -> TestClient:
-    return TestClient(served(app, Access(None), tmp_path), raise_server_exceptions=False)
-
-
-@pytest.fixture
-def guarded(app: UncolApp, realm: Any, tmp_path: Path) -> TestClient:
-    access = Access(Realm(realm.url, issuer=None, audience=realm.client))
-    return TestClient(served(app, access, tmp_path), raise_server_exceptions=False)
 
 
 def routes(api: Any) -> Iterator[tuple[str, str]]:
@@ -282,3 +246,77 @@ def test_a_requests_token_is_checked_once(
     notes = {"info": "{}"}
     assert guarded.put("/datastore/image/info?image=one", data=notes, headers=headers).is_success
     assert len(checked) == 1
+
+
+FROM_HABIT = {
+    "max_epochs": 1, "name": "net_test_01", "val_split": 0.5, "multi_gpu": False,
+    "dataset": "CacheDataset", "client_id": "me", "debug": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/train/", FROM_HABIT),  # as MONAI Label's own tests and scripts send it, for all trainers
+        ("/train/", {"uncol": FROM_HABIT}),  # as OHIF sends it
+        ("/train/", {"uncol": {}, **FROM_HABIT}),
+        ("/train/uncol", {"model": "uncol", **FROM_HABIT}),
+    ],
+)
+def test_options_are_taken_in_every_form_that_clients_send(
+    open_client: TestClient, path: str, body: dict[str, Any]
+) -> None:
+    reply = open_client.post(path, json=body)
+    assert reply.status_code == 409, reply.text  # nothing is labeled: the options were taken
+    assert "labeled" in reply.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("/train/", {"bundle_path": "/tmp"}, "'bundle_path'"),
+        ("/train/", {"uncol": {"bundle_path": "/tmp"}}, "'bundle_path'"),
+        ("/train/", {"uncol": 3}, "JSON object"),
+        ("/train/uncol", {"model": "other"}, "'model'"),
+        ("/scoring/dice", {"method": "uncol"}, "'method'"),
+        ("/scoring/", {"dice": {"x": 1}}, "'x'"),
+    ],
+)
+def test_what_is_no_option_is_named_in_every_form(
+    open_client: TestClient, path: str, body: dict[str, Any], named: str
+) -> None:
+    reply = open_client.post(path, json=body)
+    assert reply.status_code == 400, reply.text
+    assert named in reply.json()["detail"]
+
+
+def test_a_scoring_that_somebody_asks_for_stops_the_server_s_own(
+    app: UncolApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = Jobs(("sleep", "60"))
+    monkeypatch.setattr("uncol.server.desk.JOBS", jobs)
+    try:
+        app.desk.score_by_itself()
+        (own,) = jobs.all("scoring")
+        asked = app.desk.start_scoring("dice", {})
+        assert own.status == "STOPPED"
+        assert asked.status in ("SUBMITTED", "RUNNING")
+        with pytest.raises(BusyError, match="already under way"):
+            app.desk.start_scoring("dice", {})
+    finally:
+        jobs.stop("scoring")
+
+
+def test_a_header_with_its_voxels_elsewhere_is_sent_as_one_file(
+    open_client: TestClient, app: UncolApp, tmp_path: Path
+) -> None:
+    scan = np.random.default_rng(0).normal(size=(8, 9, 10)).astype(np.float32)
+    sitk.WriteImage(sitk.GetImageFromArray(scan), str(Path(app.studies) / "apart.nhdr"))
+    open_client.post("/reload")
+    reply = open_client.get("/datastore/image?image=apart")
+    assert reply.status_code == 200
+    assert 'filename="apart.nrrd"' in reply.headers["Content-Disposition"]
+    (tmp_path / "it.nrrd").write_bytes(reply.content)
+    np.testing.assert_array_equal(
+        sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "it.nrrd"))), scan
+    )

@@ -10,7 +10,9 @@ from fastapi import APIRouter, File, Form, HTTPException, Query, UploadFile
 from fastapi.responses import FileResponse, Response
 from monailabel.utils.others.generic import get_mime_type
 
-from uncol.datastores.studies import FINAL
+from uncol.data.imagefile import file_extension
+from uncol.data.scan import as_one_file
+from uncol.datastores.listing import FINAL
 from uncol.errors import RequestError
 from uncol.server.access import User
 from uncol.server.answers import Answer
@@ -40,7 +42,7 @@ def _add_lists(router: APIRouter, parts: Parts) -> None:
             return Answer(parts.places.hide_in(store().json()))
         if output == "train":
             return Answer([_names_of(pair) for pair in store().datalist()])
-        return Answer(store().status())
+        return Answer(parts.places.hide_in(store().status()))
 
     @router.get("/dataset", **parts.rule("annotator", "Download full dataset as ZIP archive"))
     def dataset(folder: Folder, limit_cases: Annotated[int | None, Query(ge=1)] = None) -> Response:
@@ -86,8 +88,10 @@ def _add_images(router: APIRouter, parts: Parts) -> None:
         return Answer({})
 
     @router.get("/image", **parts.rule("user", "Download Image"))
-    def download_image(image: str) -> Response:
-        return _sent(_file(store().get_image_uri(_case(parts, image)), "Image"))
+    def download_image(image: str, folder: Folder) -> Response:
+        case = _case(parts, image)
+        path = as_one_file(_file(store().get_image_uri(case), "Image"), folder, case=case)
+        return _sent(path, name=f"{case}{file_extension(path)}")
 
     @router.get("/image/info", **parts.rule("user", "Get Image Info"))
     def image_info(image: str) -> Answer:
@@ -199,8 +203,9 @@ def _missing(text: str) -> Never:
     raise HTTPException(404, text)
 
 
-def _sent(path: Path) -> FileResponse:
-    return FileResponse(path, media_type=get_mime_type(str(path)), filename=path.name)
+def _sent(path: Path, name: str = "") -> FileResponse:
+    name = name or path.name
+    return FileResponse(path, media_type=get_mime_type(name), filename=name)
 
 
 def _has_digest(path: Path, check_sum: str) -> bool:

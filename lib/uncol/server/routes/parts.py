@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Never
 
@@ -81,8 +81,10 @@ class Parts:
             raise HTTPException(500, f"The {job.kind} task ended as {job.status}. {last}")
         return Answer(self.places.hide_in(job.result))
 
-    def started(self, jobs: Mapping[str, Job]) -> Answer:
-        """Answer the jobs that one request started, by task."""
+    def started(self, jobs: Mapping[str, Job], *, wait: bool) -> Answer:
+        """Answer the jobs that one request started, by task, perhaps when they are over."""
+        for job in jobs.values() if wait else ():
+            job.over.wait()
         return Answer(
             {name: {"result": self.shown(job), "detail": None} for name, job in jobs.items()}
         )
@@ -92,17 +94,24 @@ class Parts:
         return Answer(self.shown(job) if job is not None else None)
 
 
-def refuse_unknown(bodies: Mapping[str, Any], known: Mapping[str, Any], kind: str) -> None:
-    """Refuse options of tasks that do not exist.
+def bodies_of(params: Mapping[str, Any] | None, tasks: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return each task's options out of a request for all tasks.
+
+    What stands under a task's name is for that task, as OHIF sends it; the rest is for all of them,
+    as scripts for MONAI Label send it.
 
     Raises:
-        RequestError: there is such a name.
+        RequestError: what stands under a task's name is no object.
     """
-    unknown = sorted(bodies.keys() - known.keys())
-    if unknown:
-        raise RequestError(
-            f"There is no {kind} {shown(unknown[0])}; choose one of {', '.join(known)}."
-        )
+    names = list(tasks)
+    own = {name: (params or {}).get(name) or {} for name in names}
+    for name, options in own.items():
+        if not isinstance(options, dict):
+            raise RequestError(
+                f"The options of {name} must be a JSON object, got {shown(options)}."
+            )
+    common = {word: value for word, value in (params or {}).items() if word not in own}
+    return {name: {**common, **options} for name, options in own.items()}
 
 
 def _none(text: str) -> Never:

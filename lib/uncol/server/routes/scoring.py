@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from uncol.server.answers import Answer
 from uncol.server.door import DoorRoute
-from uncol.server.routes.parts import Parts, refuse_unknown
+from uncol.server.routes.parts import Parts, bodies_of
 from uncol.tasks.jobs import JOBS
 
 
@@ -26,12 +26,10 @@ def make_router(parts: Parts) -> APIRouter:
         include_in_schema=False,
         deprecated=True,
     )
-    def run_all(params: dict[str, Any] | None = None) -> Answer:
-        methods = parts.desk.host.info()["scoring"]
-        refuse_unknown(params or {}, methods, "scoring method")
-        bodies = {name: (params or {}).get(name) or {} for name in methods}
+    def run_all(params: dict[str, Any] | None = None, run_sync: bool = False) -> Answer:
+        bodies = bodies_of(params, parts.desk.tasks.scorings)
         started = {n: parts.desk.start_scoring(n, b, queue=True) for n, b in bodies.items()}
-        return parts.started(started)
+        return parts.started(started, wait=run_sync)
 
     @router.post("/{method}", **parts.rule("annotator", "Run Scoring Task for specific method"))
     def run(method: str, params: dict[str, Any] | None = None, run_sync: bool = False) -> Answer:

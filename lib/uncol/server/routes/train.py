@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from uncol.server.answers import Answer
 from uncol.server.door import DoorRoute
-from uncol.server.routes.parts import Parts, refuse_unknown
+from uncol.server.routes.parts import Parts, bodies_of
 
 
 def make_router(parts: Parts) -> APIRouter:
@@ -26,16 +26,9 @@ def make_router(parts: Parts) -> APIRouter:
         deprecated=True,
     )
     def run_all(params: dict[str, Any] | None = None, run_sync: bool = False) -> Answer:
-        trainers = parts.desk.host.info()["trainers"]
-        refuse_unknown(params or {}, trainers, "trainer")
-        started = {
-            name: parts.desk.start_training(name, (params or {}).get(name) or {})
-            for name in trainers
-        }
-        if run_sync:
-            for job in started.values():
-                job.over.wait()
-        return parts.started(started)
+        bodies = bodies_of(params, parts.desk.tasks.trainers)
+        started = {name: parts.desk.start_training(name, body) for name, body in bodies.items()}
+        return parts.started(started, wait=run_sync)
 
     @router.post("/{model}", **parts.rule("admin", "Run Training Task for specific model"))
     def run(
