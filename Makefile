@@ -12,6 +12,8 @@ PORT ?= 8000
 COMPILE := --python-version 3.11 --no-header --no-annotate --no-emit-index-url
 CONF := $(if $(LABELS),--conf labels $(LABELS))
 LONGEST := 350
+# two files of tests at a time, on one core each: threads that wait for each other take ten times longer
+TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test faults serve serve-pacs lint audit bench lock clean
@@ -30,8 +32,8 @@ serve-pacs: $(VENV)/.ready    ## start a PACS with OHIF and the server [DICOM=DI
 	$(BIN)/uncol serve-pacs --port $(PORT) $(if $(DICOM),--dicom "$(DICOM)") $(if $(LABELS),--labels "$(LABELS)")
 
 test: $(VENV)/.ready-dev    ## run all tests
-	$(BIN)/python -m pytest -q -m "not integration and not slow and not gpu and not browser and not faults"
-	$(BIN)/python -m pytest -q -m "integration or slow or browser or faults"
+	$(TWO) -m "not integration and not slow and not gpu and not browser and not faults"
+	$(TWO) -m "integration or slow or browser or faults"
 
 faults: $(VENV)/.ready-dev    ## kill processes and send requests at random [N=200]
 	UNCOL_FAULTS=$(N) $(BIN)/python -m pytest -q -s tests/faults
