@@ -18,7 +18,7 @@ import torch
 from monai.inferers import sliding_window_inference
 
 from uncol.data.frame import Space
-from uncol.data.scan import Grid, Volume
+from uncol.data.grid import Grid, Volume
 from uncol.inference.outputs import SegmentSettings, segment
 from uncol.inference.predict import OVERLAP
 from uncol.networks.arithmetic import fast_arithmetic

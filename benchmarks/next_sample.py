@@ -24,7 +24,7 @@ import nibabel as nib
 import numpy as np
 import requests
 
-from uncol.datastores.studies import UncolDatastore
+from uncol.datastores.folder import StudiesFolder
 from uncol.demo.server import running_server
 from uncol.experiments.monai_label.epistemic import monai_label_strategy
 from uncol.packages import report_header
@@ -91,14 +91,14 @@ def in_process(
     studies: Path, model_dir: Path, count: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Time our strategy and MONAI Label's on one datastore."""
-    store = UncolDatastore(str(studies), labels=LABELS, extensions=("*.nii.gz",), auto_reload=False)
+    store = StudiesFolder(str(studies), labels=LABELS)
     models = ModelStore(model_dir)
     queue = Queue(models, "none")
     queue.refresh(waiting=set(store.list_images()), labeled=set())
     ours = UncolStrategy("uncol", queue, Leases())
     scores = scores_of(models.folder, 1).read()
-    for name, item in store._datastore.objects.items():
-        item.image.info["epistemic_entropy"] = scores[name].uncertainty
+    for name in store.list_images():
+        store.update_image_info(name, {"epistemic_entropy": scores[name].uncertainty})
     theirs = monai_label_strategy()
     # it writes 10 ** rank to its log, which Python refuses from some 4,300 images on
     sys.set_int_max_str_digits(0)

@@ -15,7 +15,8 @@ import numpy as np
 from nibabel.affines import apply_affine
 from scipy import ndimage
 
-from uncol.data.scan import Grid, write_volume
+from uncol.data.grid import Grid
+from uncol.data.scan import write_volume
 from uncol.types import Array
 
 BRAIN_LABELS = ("cerebellum", "brainstem")

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from uncol.data.scan import file_extension
+from uncol.data.imagefile import file_extension
 from uncol.demo.bar import progress_bar
 from uncol.demo.page import write_page
 from uncol.demo.pool import make_pool

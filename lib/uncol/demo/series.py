@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from scipy import ndimage
 
-from uncol.data.scan import LPS_TO_RAS, Grid, write_volume
+from uncol.data.grid import LPS_TO_RAS, Grid
+from uncol.data.scan import write_volume
 from uncol.demo.pool import BRAIN_LABELS, make_case
 from uncol.types import Array
 

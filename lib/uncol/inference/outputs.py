@@ -11,9 +11,9 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from uncol.data.frame import Frame, Space
+from uncol.data.grid import Grid, Volume
 from uncol.data.masks import extent
 from uncol.data.preprocess import prepare
-from uncol.data.scan import Grid, Volume
 from uncol.inference.one_piece import Structures, keep_one_piece_
 from uncol.inference.predict import predict
 from uncol.types import Array, Shape

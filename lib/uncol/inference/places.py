@@ -9,8 +9,8 @@ import numpy as np
 from scipy import ndimage
 
 from uncol.data.boxes import PlaceMm
+from uncol.data.grid import Grid
 from uncol.data.masks import box_mm, extent
-from uncol.data.scan import Grid
 from uncol.types import Array
 
 MOST_PLACES, FEWEST_PLACES = 5, 3

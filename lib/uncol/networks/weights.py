@@ -180,29 +180,43 @@ def _download(item: Download, target: Path) -> None:
 
 def _stream(item: Download, partial: Path) -> None:
     mark = partial.with_name(f"{partial.name}.etag")  # which file the publisher had when it began
-    known = mark.read_text() if mark.exists() else ""
-    start = partial.stat().st_size if partial.exists() and (known or item.sha256) else 0
-    headers = {"Range": f"bytes={start}-", **({"If-Range": known} if known else {})}
-    with requests.get(
-        item.url, headers=headers if start else {}, stream=True, timeout=TIMEOUT_S
-    ) as reply:
+    start, headers = _rest(item, partial, mark)
+    with requests.get(item.url, headers=headers, stream=True, timeout=TIMEOUT_S) as reply:
         if reply.status_code == requests.codes.requested_range_not_satisfiable:
             mark.unlink(missing_ok=True)
             return  # it was complete already
         reply.raise_for_status()
-        told = reply.headers
-        ends = "Content-Length" in told or told.get("Transfer-Encoding") == "chunked"
-        if not ends and item.sha256 is None and item.size is None:
-            raise WeightsError(
-                f"{item.name} comes from {item.url} without its length, so nobody could say whether "
-                "all of it arrived. Copy the file there by hand, or fetch it on another network."
-            )
-        mark.write_text(told.get("ETag") or told.get("Last-Modified") or "")
+        header = reply.headers
+        _check_ends(item, header)
+        mark.write_text(header.get("ETag") or header.get("Last-Modified") or "")
         resumed = start > 0 and reply.status_code == requests.codes.partial_content
         with partial.open("ab" if resumed else "wb") as stream:
             for chunk in reply.iter_content(CHUNK):
                 stream.write(chunk)
     mark.unlink()
+
+
+def _rest(item: Download, partial: Path, mark: Path) -> tuple[int, dict[str, str]]:
+    """Return how many bytes are there already, and what to ask for the rest."""
+    known = mark.read_text() if mark.exists() else ""
+    start = partial.stat().st_size if partial.exists() and (known or item.sha256) else 0
+    if not start:
+        return 0, {}
+    return start, {"Range": f"bytes={start}-", **({"If-Range": known} if known else {})}
+
+
+def _check_ends(item: Download, header: Mapping[str, str]) -> None:
+    """Refuse a reply of which nobody could say whether all of it arrived.
+
+    Raises:
+        WeightsError: it is such a one.
+    """
+    ends = "Content-Length" in header or header.get("Transfer-Encoding") == "chunked"
+    if not ends and item.sha256 is None and item.size is None:
+        raise WeightsError(
+            f"{item.name} comes from {item.url} without its length, so nobody could say "
+            "whether all of it arrived. Copy the file there by hand, or use another network."
+        )
 
 
 def _is_page(path: Path) -> bool:

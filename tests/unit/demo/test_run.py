@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from uncol.data.scan import Grid, write_volume
+from uncol.data.grid import Grid
+from uncol.data.scan import write_volume
 from uncol.demo.bar import progress_bar
 from uncol.demo.run import _source
 from uncol.errors import RequestError

@@ -10,7 +10,8 @@ from scipy import ndimage
 from torch import nn
 
 from uncol.data.frame import Space, choose_space
-from uncol.data.scan import Grid, Volume, read_label, read_scan, write_volume
+from uncol.data.grid import Grid, Volume
+from uncol.data.scan import read_label, read_scan, write_volume
 from uncol.inference.outputs import (
     LabelFound,
     SegmentSettings,

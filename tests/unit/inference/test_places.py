@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uncol.data.grid import LPS_TO_RAS, Grid
 from uncol.data.masks import extent
-from uncol.data.scan import LPS_TO_RAS, Grid
 from uncol.inference.places import FEWEST_PLACES, MOST_PLACES, find_places
 
 LABELS = {"a": 1, "b": 2}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from uncol.calibration.calibrate import read_doubts
-from uncol.data.scan import Grid, Volume
+from uncol.data.grid import Grid, Volume
 from uncol.experiments.points import read_points
 from uncol.experiments.ssl_report import table
 from uncol.selection.scores import scores_of
