@@ -16,11 +16,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median, quantiles
 
 import nibabel as nib
 import numpy as np
 import requests
+from timing import timed
 
 from uncol.datastores.folder import StudiesFolder
 from uncol.demo.server import running_server
@@ -163,16 +163,6 @@ def seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return round(time.perf_counter() - start, 2)
-
-
-def timed(ask: Callable[[int], object], count: int) -> dict[str, float]:
-    """Return median and 95th percentile in milliseconds."""
-    times = []
-    for number in range(count):
-        start = time.perf_counter()
-        ask(number)
-        times.append(1000 * (time.perf_counter() - start))
-    return {"median": round(median(times), 1), "p95": round(quantiles(times, n=20)[-1], 1)}
 
 
 if __name__ == "__main__":

@@ -12,17 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import requests
+from timing import timed
 
 from uncol.datastores.folder import StudiesFolder
 from uncol.demo.server import running_server
@@ -124,17 +122,6 @@ def over_http(studies: Path, model_dir: Path, count: int) -> tuple[dict[str, flo
         with ThreadPoolExecutor(CLIENTS) as clients:
             cases = list(clients.map(ask, range(1000, 1000 + CLIENTS)))
     return times, len(set(cases))
-
-
-def timed(ask: Callable[[int], object], count: int) -> dict[str, float]:
-    """Return median and 95th percentile in milliseconds."""
-    times = []
-    for number in range(count):
-        start = time.perf_counter()
-        ask(number)
-        times.append(1000 * (time.perf_counter() - start))
-    p95 = statistics.quantiles(times, n=20)[-1]
-    return {"median": round(statistics.median(times), 2), "p95": round(p95, 2)}
 
 
 if __name__ == "__main__":
