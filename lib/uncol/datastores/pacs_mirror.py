@@ -59,6 +59,7 @@ class PacsMirror(UncolDatastore):
         self._pacs = pacs
         self._exchange = threading.RLock()  # one exchange with the PACS at a time
         self._next_at = 0.0
+        self._news = False  # stored there through this server, and not looked for yet
         self._grew_at: dict[str, float] = {}
         self._states: Table[ScanState] = Table("pacs", ScanState)
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -149,13 +150,17 @@ class PacsMirror(UncolDatastore):
             self._next_at = time.monotonic() + LONGEST_S  # others need not wait for a slow PACS
             return
         try:
-            if time.monotonic() >= self._next_at:
+            if self._news or time.monotonic() >= self._next_at:
                 self._try_to_ask()
         finally:
             self._exchange.release()
 
     def take_up_news(self) -> None:
-        """Query the PACS now: something was stored there through this server."""
+        """Query the PACS now: something was stored there through this server.
+
+        A query that runs already may have listed the PACS before that; it does not count.
+        """
+        self._news = True
         self._next_at = 0.0
         self.synchronize()
 
@@ -187,12 +192,13 @@ class PacsMirror(UncolDatastore):
                 change.put(self._states, image_id, state.model_copy(update=changes))
 
     def _try_to_ask(self) -> None:
+        self._news = False  # before the query: what is stored while it runs is for the next one
         try:
             took = self._ask()
         except (UncolError, OSError) as error:
             took = LONGEST_S
             logger.warning("%s", error)
-        self._next_at = time.monotonic() + pause_after(took)
+        self._next_at = 0.0 if self._news else time.monotonic() + pause_after(took)
 
     def _ask(self) -> float:
         """Take up what the PACS lists; return the seconds that listing took."""

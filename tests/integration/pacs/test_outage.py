@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,33 @@ def test_a_label_drawn_while_the_pacs_is_away_is_stored_later_and_stays(site: Si
         assert again.get_labeled_images() == [case]
         label = read_label(again.get_label_uri(case, FINAL)).array
         np.testing.assert_array_equal(label, drawn(0))
+
+
+def test_what_is_stored_while_the_pacs_is_being_asked_counts_at_once(site: Site) -> None:
+    with site.on() as url:
+        upload(url, site.folder / "dicom")
+        store = site.open()
+        assert len(store.list_images()) == 2
+        made = write_segmentation(drawn(0), LABELS, site.series[0], ResultOrigin(LABEL, "by hand"))
+        made.Manufacturer = "a viewer"
+        listed, go_on = threading.Event(), threading.Event()
+        list_now = store._pacs.segmentations
+
+        def slowly() -> Any:
+            found = list_now()
+            listed.set()
+            assert go_on.wait(30)
+            return found
+
+        store._pacs.segmentations = slowly  # type: ignore[method-assign]
+        with ThreadPoolExecutor() as threads:
+            threads.submit(store.take_up_news)
+            assert listed.wait(30)
+            store._pacs.segmentations = list_now  # type: ignore[method-assign]
+            assert requests.post(f"{url}/instances", data=_file(made).read(), timeout=30).ok
+            threading.Timer(1, go_on.set).start()
+            store.take_up_news()  # as the server does before it answers who stored it
+        assert store.get_labeled_images() == [site.series[0].uid]
 
 
 def without_reference(dataset: Any) -> None:
