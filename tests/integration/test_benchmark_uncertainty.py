@@ -35,7 +35,7 @@ def setup(tmp_path: Path, tiny_settings: Any) -> Setup:
             nib.save(nib.Nifti1Image(odd, np.eye(4)), tmp_path / folder / f"c{number}.nii.gz")
     made = Setup(open_pool(tmp_path, "ball"), 4, 2, 4, seed=3, model_dir=tmp_path / "model")
     labeled, unlabeled, _ = made.parts()
-    settings = tiny_settings(made.model_dir, step_scale=0.2)
+    settings = tiny_settings(made.model_dir, step_scale=0.12)
     train_round(made.pool.cases(labeled, unlabeled), settings, Reporter())
     return made
 

@@ -50,7 +50,7 @@ def test_png_images_train_and_come_back_as_png(tmp_path: Path) -> None:
         modality="auto",
         model_dir=tmp_path / "model",
         device=torch.device("cpu"),
-        step_scale=0.5,
+        step_scale=0.3,
     )
     outcome = train_round(cases, settings, Reporter())
     store = ModelStore(tmp_path / "model")

@@ -103,9 +103,7 @@ def benchmark_ssl(
     generalist: Annotated[str, options.GENERALIST_OPTION] = "litemedsam",
     step_scale: Annotated[float, options.STEP_SCALE_OPTION] = 1.0,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU, if any")] = None,
-    patient: Annotated[
-        str, typer.Option(help="regular expression: a file name's patient, if scans share patients")
-    ] = "",
+    patient: Annotated[str, options.PATIENT_OPTION] = "",
     baseline: Annotated[
         str, typer.Option(help="method the table compares the others with; one of --methods")
     ] = "supervised",
@@ -133,3 +131,39 @@ def benchmark_ssl(
         ),
         Console(),
     )
+
+
+@benchmark.command("average")
+def benchmark_average(
+    studies: Annotated[Path, options.STUDIES_OPTION],
+    labels: Annotated[str, options.LABELS_OPTION],
+    out: Annotated[Path, typer.Option(help="JSON lines; runs in it are not computed again")],
+    methods: Annotated[str, typer.Option(help="separated by commas")] = "supervised",
+    budgets: Annotated[str, typer.Option(help="numbers of labeled training scans")] = "8",
+    seeds: Annotated[str, typer.Option(help="separated by commas")] = "0,1,2",
+    train: Annotated[int, typer.Option(help="training scans, labeled and not")] = 48,
+    test: Annotated[int, typer.Option(help="cases that judge")] = options.TEST,
+    preset: Annotated[str, options.PRESET_OPTION] = "auto",
+    generalist: Annotated[str, options.GENERALIST_OPTION] = "litemedsam",
+    step_scale: Annotated[float, options.STEP_SCALE_OPTION] = 1.0,
+    patient: Annotated[str, options.PATIENT_OPTION] = "",
+) -> None:
+    """Judge a run's student beside its average at a quarter, half and all of the run."""
+    from rich.console import Console
+
+    from uncol.experiments.average import follow
+    from uncol.experiments.pool import open_pool
+    from uncol.experiments.ssl import Comparison
+
+    comparison = Comparison(
+        pool=open_pool(studies, labels, patient=patient),
+        methods=tuple(methods.split(",")),
+        budgets=options.numbers(budgets),
+        seeds=options.numbers(seeds),
+        train=train,
+        test=test,
+        steps=None,
+        settings=options.round_of(labels, preset, generalist, step_scale),
+        out=out,
+    )
+    follow(comparison, Console())

@@ -26,6 +26,9 @@ PRESET_OPTION = typer.Option(help=f"the student's size: {', '.join(CHOICES['pres
 GENERALIST_OPTION = typer.Option(
     "--teacher", help=f"the generalist: {', '.join(CHOICES['teacher'])}"
 )
+PATIENT_OPTION = typer.Option(
+    help="regular expression: a file name's patient, if scans share patients"
+)
 STEP_SCALE_OPTION = typer.Option(help="multiplies the planned steps")
 
 

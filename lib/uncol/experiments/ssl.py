@@ -8,6 +8,7 @@ whose average stands still in stage 2, the student itself).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tempfile
@@ -34,7 +35,8 @@ from uncol.round_settings import RoundSettings
 from uncol.storage.files import append_line
 from uncol.training.fit import Fitted, train
 from uncol.training.plan import make_plan, with_steps
-from uncol.training.pool import prepare_pool, read_grids
+from uncol.training.pool import PreparedPool, prepare_pool, read_grids
+from uncol.training.presets import PRESETS
 from uncol.training.reporter import Reporter, Step
 from uncol.training.sizes import choose_sizes
 from uncol.versions.loaded import LoadedStudent
@@ -108,6 +110,21 @@ class Comparison:
             "steps": list(self.steps) if self.steps else self.settings.step_scale,
         }
 
+    def line(self, method: str, budget: int, seed: int) -> Point:
+        """Return what tells the lines of one run from all others.
+
+        `recipe` is a digest of how this version trains, so that no line of another one is taken.
+        """
+        preset = PRESETS.get(self.settings.preset, PRESETS)
+        made = repr((METHODS[method].recipe, preset, self.plan(budget)))
+        return {
+            "method": method,
+            "budget": budget,
+            "seed": seed,
+            **self.options,
+            "recipe": hashlib.sha256(made.encode()).hexdigest()[:12],
+        }
+
     def runs(self) -> Iterator[tuple[str, int, int]]:
         """Yield method, budget and seed; `supervised_all` has one budget, all training scans."""
         for seed in self.seeds:
@@ -132,7 +149,7 @@ def compare(comparison: Comparison, console: Console) -> list[Point]:
         RequestError: it cannot be compared.
     """
     comparison.check()
-    console.print(_header(comparison))
+    console.print(header(comparison))
     runs = list(comparison.runs())
     with (
         progress_bar(console) as progress,
@@ -158,7 +175,7 @@ def compare(comparison: Comparison, console: Console) -> list[Point]:
 
 def _find(comparison: Comparison, name: str, budget: int, seed: int) -> Point | None:
     """Return a run's line; the file may grow while other processes share the work."""
-    wanted = {"method": name, "budget": budget, "seed": seed, **comparison.options}
+    wanted = comparison.line(name, budget, seed)
     for point in read_points(comparison.out):
         if all(point.get(key) == value for key, value in wanted.items()):
             return point
@@ -180,10 +197,7 @@ def _run(
     served = judge(comparison.pool, student, test) if one_piece else network
     plan = fitted.manifest.plan
     return {
-        "method": name,
-        "budget": budget,
-        "seed": seed,
-        **comparison.options,
+        **comparison.line(name, budget, seed),
         **network,
         "single": one_piece,
         "served": served,
@@ -202,7 +216,35 @@ def _fit(
     seed: int,
     reporter: Reporter,
 ) -> Fitted:
-    """Train one contestant; all of a seed train on scans of the same voxel size and crop."""
+    """Train one contestant."""
+    prepared, run = prepare(comparison, settings, contestant, files, budget, seed)
+    plan, runs = comparison.plan(budget), settings.folder.runs
+    fitted = train(prepared, plan, contestant.method, contestant.recipe, run, reporter, runs)
+    fitted.checkpoint.remove()
+    return fitted
+
+
+def prepare(
+    comparison: Comparison,
+    settings: RoundSettings,
+    contestant: Contestant,
+    files: Sequence[str],
+    budget: int,
+    seed: int,
+) -> tuple[PreparedPool, RoundSettings]:
+    """Prepare what a contestant trains on; all of a seed have the same voxel size and crop.
+
+    Args:
+        comparison: what is compared.
+        settings: with the folder that keeps prepared scans.
+        contestant: who trains.
+        files: the training scans; the first `budget` of them are labeled.
+        budget: number of labeled scans.
+        seed: of the training.
+
+    Returns:
+        The pool, and the contestant's own settings.
+    """
     labeled = files if contestant.everything else files[:budget]
     others = files[len(labeled) :] if contestant.unlabeled else []
     scans = comparison.pool
@@ -217,11 +259,7 @@ def _fit(
     _, left_out = read_grids(pool)
     shaping, _ = read_grids(Pool((), tuple(scans.cases([], files)), ()))
     sizes = choose_sizes(list(shaping.values()), pool.labeled, run)
-    prepared = prepare_pool(pool, sizes, run, left_out)
-    plan, runs = comparison.plan(budget), settings.folder.runs
-    fitted = train(prepared, plan, contestant.method, contestant.recipe, run, reporter, runs)
-    fitted.checkpoint.remove()
-    return fitted
+    return prepare_pool(pool, sizes, run, left_out), run
 
 
 def judge(pool: LabeledPool, published: LoadedStudent, test: Sequence[str]) -> Point:
@@ -281,7 +319,8 @@ class Clock(Reporter):
         return round(float(trim_mean(self._took, TRIMMED)), 4) if self._took else None
 
 
-def _header(comparison: Comparison) -> str:
+def header(comparison: Comparison) -> str:
+    """Return what a comparison ran with, a line each."""
     header = report_header(
         data=str(comparison.pool.images),
         seeds=list(comparison.seeds),

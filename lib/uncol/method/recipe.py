@@ -28,6 +28,10 @@ class Recipe:
             what is pasted lies where no scan has it. The paper's atria have 0.45.
         weigh_generalist: the generalist is heeded only on labels that it finds better than a box.
         one_piece: predictions drop stray pieces of structures, see `inference/one_piece.py`.
+        one_cycle: one optimizer for both stages, its rate falling over the whole run; else each
+            stage begins anew at the full rate.
+        window: share of all steps that the specialist remembers, see
+            `schedules.average_momentum`.
         deploy_average: the specialist is deployed, else the student as it was after the last step.
         specialist_frozen_in_stage2: difference 1.
         softmax_over_probabilities: difference 2, of the generalist's pseudo-label.
@@ -50,6 +54,8 @@ class Recipe:
     mix_from: float = 0.4
     weigh_generalist: bool = True
     one_piece: bool = True
+    one_cycle: bool = True
+    window: float = 0.035
     deploy_average: bool = True
     specialist_frozen_in_stage2: bool = False
     softmax_over_probabilities: bool = False
@@ -92,6 +98,8 @@ RELEASED = Recipe(
     mix_until=1.0,
     weigh_generalist=False,
     one_piece=False,
+    one_cycle=False,
+    window=1.0,
     deploy_average=False,
     specialist_frozen_in_stage2=True,
     softmax_over_probabilities=True,

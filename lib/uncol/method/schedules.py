@@ -7,6 +7,7 @@ import math
 TAU_START = 0.75
 TAU_END = 1.0
 RAMP = 5.0
+MOMENTUM = 0.99
 DISTILL_WEIGHT = 0.1
 DISTILL_FULL_AT = 0.5  # the released 7500 of 15000 steps
 
@@ -30,3 +31,19 @@ def distillation_weight(step: int, total: int) -> float:
 def polynomial_rate(first: float, step: int, total: int) -> float:
     """Return lr(t) = first (1 - t/T)^0.9."""
     return first * math.pow(1 - min(step, total) / max(total, 1), 0.9)
+
+
+def average_momentum(window: float, total: int) -> float:
+    """Return the largest mu of equation (1): the average remembers a share of all steps.
+
+    A network that learns fast leaves behind an average that remembers much; a short run's must
+    forget sooner (Busbridge et al. 2023, arXiv:2307.13813, scale momentum with batch and steps).
+
+    Args:
+        window: share of the run's steps.
+        total: steps of both stages.
+
+    Returns:
+        `1 - 1 / (window total)`, at most 0.99, as released, and at least 0.
+    """
+    return min(MOMENTUM, 1 - 1 / max(window * total, 1.0))

@@ -16,12 +16,19 @@ from uncol.networks.spec import Strides
 class UNet(nn.Module):
     """2D: max-pooling down, bilinear up, concatenated skips, BatchNorm and LeakyReLU."""
 
-    dropout = (0.05, 0.1, 0.2, 0.3, 0.5)
+    dropped = (0.05, 0.1, 0.2, 0.3, 0.5)  # share of features, per level of the encoder
 
-    def __init__(self, channels: tuple[int, ...]) -> None:
-        """Build a U-Net with these channels, from full size to bottleneck."""
+    def __init__(self, channels: tuple[int, ...], *, dropout: bool = True) -> None:
+        """Build a U-Net with these channels, from full size to bottleneck.
+
+        Args:
+            channels: of each level.
+            dropout: whether training drops features between an encoder block's convolutions.
+        """
         super().__init__()
-        drops = self.dropout[: len(channels) - 1] + self.dropout[-1:]
+        drops = self.dropped[: len(channels) - 1] + self.dropped[-1:]
+        if not dropout:
+            drops = (0.0,) * len(channels)
         sources = (1, *channels[:-1])
         self.encoder = nn.ModuleList(
             _unet_block(i, o, drop) for i, o, drop in zip(sources, channels, drops, strict=True)

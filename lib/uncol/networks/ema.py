@@ -1,4 +1,8 @@
-"""The specialist: an exponential moving average of the student, buffers included."""
+"""The specialist: an exponential moving average of the student's weights.
+
+Batch norm's running statistics are not averaged: those of the student fit its last weights, and an
+average of them lags behind. `Trainer` fits them to the averaged weights instead.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ def make_specialist(student: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def update_specialist(
-    specialist: nn.Module, student: nn.Module, *, step: int, momentum: float, buffers: bool = True
+    specialist: nn.Module, student: nn.Module, *, step: int, momentum: float
 ) -> None:
     """Move the specialist towards the student (docs/method.md section 1.1).
 
@@ -27,12 +31,7 @@ def update_specialist(
         student: the student after its step.
         step: steps done in this run, from 1.
         momentum: upper limit of mu.
-        buffers: also copy buffers (BatchNorm statistics); the released code does not
-            (difference 11).
     """
     mu = min(1 - 1 / (step + 1), momentum)
     for average, new in zip(specialist.parameters(), student.parameters(), strict=True):
         average.lerp_(new, 1 - mu)
-    if buffers:
-        for buffer, source in zip(specialist.buffers(), student.buffers(), strict=True):
-            buffer.copy_(source)

@@ -73,7 +73,9 @@ class Student(nn.Module):
         self.classes = classes
         width = spec.channels[-1]
         flat = spec.dims == 2
-        self.backbone = UNet(spec.channels) if flat else VNet(spec.channels, spec.strides)
+        self.backbone = (
+            UNet(spec.channels, dropout=spec.dropout) if flat else VNet(spec.channels, spec.strides)
+        )
         self.prior = PriorEncoder(
             patch=spec.patch[: spec.dims],
             dim=spec.prior_dim,

@@ -55,6 +55,21 @@ class Fitted:
         return LoadedStudent(self.student, self.manifest, device)
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A run that has begun, or goes on where it was killed.
+
+    Attributes:
+        trainer: gives its steps.
+        manifest: how the student is made.
+        checkpoint: where the run is kept.
+    """
+
+    trainer: Trainer
+    manifest: Manifest
+    checkpoint: Checkpoint
+
+
 def fit(pool: Pool, settings: RoundSettings, reporter: Reporter, runs: Path) -> Fitted:
     """Train on a pool. If the same run was killed before, it resumes from its last checkpoint.
 
@@ -98,7 +113,29 @@ def train(
     reporter: Reporter,
     runs: Path,
 ) -> Fitted:
-    """Train on a prepared pool.
+    """Train on a prepared pool to the end of the plan.
+
+    Args and Raises: as for `begin`.
+    """
+    begun = begin(prepared, plan, method, recipe, settings, reporter, runs)
+    for step in begun.trainer.run():
+        reporter.step(step)
+        begun.checkpoint.keep(begun.trainer)
+    begun.checkpoint.save(begun.trainer)  # the run can still be killed while it is judged
+    student = begun.trainer.state.deployed(recipe)
+    return Fitted(student, begun.manifest, prepared.left_out, begun.checkpoint)
+
+
+def begin(
+    prepared: PreparedPool,
+    plan: Plan,
+    method: Method,
+    recipe: Recipe,
+    settings: RoundSettings,
+    reporter: Reporter,
+    runs: Path,
+) -> Begun:
+    """Begin a run on a prepared pool, or go on with it from its last checkpoint.
 
     Args:
         prepared: the pool.
@@ -139,11 +176,7 @@ def train(
     )
     if checkpoint.restore(trainer):
         reporter.phase("resuming from the last checkpoint")
-    for step in trainer.run():
-        reporter.step(step)
-        checkpoint.keep(trainer)
-    checkpoint.save(trainer)  # the run can still be killed while it is judged
-    return Fitted(run.deployed(recipe), manifest, prepared.left_out, checkpoint)
+    return Begun(trainer, manifest, checkpoint)
 
 
 def _manifest(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from uncol.data.prepared import TrainingCase
 from uncol.errors import TrainingError
@@ -17,6 +18,7 @@ from uncol.inference.predict import predict
 from uncol.method import schedules
 from uncol.method.recipe import Recipe
 from uncol.method.stages import Losses
+from uncol.networks.arithmetic import fast_arithmetic
 from uncol.networks.ema import update_specialist
 from uncol.training.batches import CropSource
 from uncol.training.composition import smallest_batch
@@ -29,8 +31,8 @@ from uncol.versions.manifest import Plan
 
 logger = logging.getLogger(__name__)
 
-MOMENTUM = 0.99
 CLIP = 5.0
+STATISTICS_FROM = 8  # batches of crops, each time that batch norm's statistics are fit
 WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 1e-2}
 RELEASED_2D_RATE = 0.01
 
@@ -89,6 +91,9 @@ class Trainer:
         self.device = device
         self._done = 0  # steps of both stages
         self._stage = 0  # not begun
+        self._optimizer = self._make_optimizer(1)
+        self._refit_every = max(1, round(recipe.window * plan.steps))
+        self._momentum = schedules.average_momentum(recipe.window, plan.steps)
         self._prompted: dict[str, Any] | None = None  # what the generalist was last prompted by
 
     def run(self) -> Iterator[Step]:
@@ -107,7 +112,27 @@ class Trainer:
                 self._shrink(error)
                 continue
             self._done += 1
+            if self._done == self.plan.steps:
+                self.fit_statistics()
             yield Step(stage, self._done, result.losses.parts, result.trust)
+
+    def fit_statistics(self) -> None:
+        """Fit batch norm's statistics to the specialist's weights, on crops as the student sees.
+
+        Only the 2D student has any. It leaves the run's randomness alone.
+        """
+        if self.recipe.specialist_in_training_mode:
+            return  # difference 11
+        generator = torch.Generator().manual_seed(self._done)
+        sources = [self._source(self.data.labeled, generator)]
+        if self.data.unlabeled and self._stage == 2:
+            sources.append(self._source(self.data.unlabeled, generator))
+        drawn = (
+            sources[n % len(sources)].draw(self.preset.batch, semantic=False).crops.image
+            for n in range(STATISTICS_FROM)
+        )
+        with fast_arithmetic(self.device):
+            update_bn(drawn, self.state.specialist, self.device)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs to resume; tensors are not copied."""
@@ -144,7 +169,8 @@ class Trainer:
 
     def _begin(self, stage: int) -> None:
         self._stage = stage
-        self._optimizer = self._make_optimizer(stage)
+        if stage == 2 and not self.recipe.one_cycle:
+            self._optimizer = self._make_optimizer(stage)
         self._sources = [self._source(self.data.labeled)]
         self.state.student.train()
         if stage == 2:
@@ -153,15 +179,27 @@ class Trainer:
 
     def _step(self, stage: int) -> StepResult:
         batch = self._batch(stage)
-        if stage == 2 and batch.step % self.plan.prompt_every == 0:
-            self._prompt_generalist()
+        if stage == 2 and batch.unlabeled:
+            self._ready_teachers(batch.step)
         for group in self._optimizer.param_groups:
-            group["lr"] = schedules.polynomial_rate(self._rate, batch.step, batch.steps)
+            group["lr"] = self._rate_now(batch)
         result = (self.method.stage1 if stage == 1 else self.method.stage2)(batch)
         self._update(result.losses)
         if stage == 1 or not self.recipe.specialist_frozen_in_stage2:
             self._follow()
         return result
+
+    def _ready_teachers(self, step: int) -> None:
+        """Bring what makes pseudo-labels up to date; `step` counts from the start of stage 2."""
+        if step % self._refit_every == 0:
+            self.fit_statistics()
+        if step % self.plan.prompt_every == 0:
+            self._prompt_generalist()
+
+    def _rate_now(self, batch: Batch) -> float:
+        whole = self.recipe.one_cycle
+        step, steps = (self._done, self.plan.steps) if whole else (batch.step, batch.steps)
+        return schedules.polynomial_rate(self._rate, step, steps)
 
     def _batch(self, stage: int) -> Batch:
         first = self.plan.pretrain_steps
@@ -184,11 +222,17 @@ class Trainer:
         finetuned = max(0, self._done - self.plan.pretrain_steps)
         return self.recipe.mixes(finetuned / self.plan.finetune_steps)
 
-    def _source(self, cases: Sequence[TrainingCase]) -> CropSource:
+    def _source(
+        self, cases: Sequence[TrainingCase], statistics: torch.Generator | None = None
+    ) -> CropSource:
         crop, patch = self.preset.crop, self.preset.spec.patch
         tokens = (crop[0] // patch[0], crop[1] // patch[1], crop[2] // patch[2])
         return CropSource(
-            cases, crop, tokens, generalist=self.data.generalist, generator=self.state.generator
+            cases,
+            crop,
+            tokens,
+            generalist=self.data.generalist if statistics is None else None,
+            generator=statistics or self.state.generator,
         )
 
     def _shrink(self, error: torch.OutOfMemoryError) -> None:
@@ -232,8 +276,7 @@ class Trainer:
             self.state.specialist,
             self.state.student,
             step=self._done + 1,
-            momentum=MOMENTUM,
-            buffers=not self.recipe.specialist_in_training_mode,
+            momentum=self._momentum,
         )
 
     def _prompt_generalist(self) -> None:

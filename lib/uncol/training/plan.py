@@ -2,8 +2,8 @@
 
 | | CPU | GPU |
 |---|---|---|
-| stage 1 steps | 220 + 8 per labeled case, to 800 | 2,000 + 250 per labeled case, to 15,000 |
-| stage 2 steps | 220 + 2 per case of the pool, to 2,000 | 4,000 + 50 per case, to 15,000 |
+| stage 1 steps | 400 + 8 per labeled case, to 1,200 | 2,000 + 250 per labeled case, to 15,000 |
+| stage 2 steps | 400 + 2 per case of the pool, to 2,000 | 4,000 + 50 per case, to 15,000 |
 | generalist | 6 slices per labeled case (96 in all), 2 per unlabeled one (96 in all) | all |
 
 The first rounds have few cases and stay short; a later round, with more to learn from, may take
@@ -34,8 +34,8 @@ def make_plan(labeled: int, unlabeled: int, *, gpu: bool, scale: float = 1.0) ->
         finetune = min(4000 + 50 * pool, 15_000)
         slices = (EVERY_SLICE, EVERY_SLICE)
     else:
-        pretrain = min(220 + 8 * labeled, 800)
-        finetune = min(220 + 2 * pool, 2000)
+        pretrain = min(400 + 8 * labeled, 1200)
+        finetune = min(400 + 2 * pool, 2000)
         slices = (_slices_per_case(96, labeled, 6), _slices_per_case(96, unlabeled, 2))
     pretrain, finetune = (max(1, round(n * scale)) for n in (pretrain, finetune))
     return with_steps(Plan(pretrain, finetune, *slices, prompt_every=1), pretrain, finetune)

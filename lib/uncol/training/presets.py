@@ -54,7 +54,7 @@ PRESETS: dict[str, Preset] = {
         _spec3d((16, 32, 64, 128, 256), 4), (128, 128, 128), 128**3, 4, "sgd", 0.01, 1.0
     ),
     "tiny2d": Preset(
-        StudentSpec(2, (4, 8, 16), (FLAT,) * 2, 16, 2, 2, 8, 32),
+        StudentSpec(2, (4, 8, 16), (FLAT,) * 2, 16, 2, 2, 8, 32, dropout=False),
         (64, 64, 1),
         64**2,
         4,
@@ -63,7 +63,7 @@ PRESETS: dict[str, Preset] = {
         0.5,
     ),
     "small2d": Preset(
-        StudentSpec(2, (8, 16, 32, 64), (FLAT,) * 3, 64, 4, 4, 16, 128),
+        StudentSpec(2, (16, 32, 64, 128, 256), (FLAT,) * 4, 64, 4, 4, 16, 128, dropout=False),
         (128, 128, 1),
         128**2,
         8,

@@ -101,7 +101,7 @@ def test_the_student_s_mask_and_map_sit_on_the_anatomy(
         else:
             asked = {"id": case, "tag": "final"}
             assert requests.delete(f"{hospital.url}/datastore/label", params=asked, timeout=60).ok
-    hospital.train(step_scale=0.4)
+    hospital.train(step_scale=0.25)
     wanted = {"result_extension": ".nrrd", "save_label": True, "to_pacs": True}
     file, told = client.infer("uncol", sagittal, wanted)
     label, truth = read_label(file).array, bright(scans[sagittal])

@@ -40,7 +40,7 @@ def trained(tmp_path_factory, tiny_settings):
     folder = tmp_path_factory.mktemp("calibrate")
     cases = [draw(folder, n, annotated=True, mistaken=n == 2) for n in range(LABELED)]
     cases += [draw(folder, 10 + n, annotated=False) for n in range(UNLABELED)]
-    settings = tiny_settings(folder / "model", step_scale=0.4)
+    settings = tiny_settings(folder / "model", step_scale=0.24)
     train_round(cases, settings, Reporter())
     return cases, settings, ModelStore(settings.model_dir)
 

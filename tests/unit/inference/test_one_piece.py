@@ -5,7 +5,12 @@ from hypothesis import strategies as st
 
 from uncol.data.labels import IGNORE_VALUE
 from uncol.data.masks import largest_component
-from uncol.inference.one_piece import FEWEST_SCANS, find_one_piece, keep_one_piece_
+from uncol.inference.one_piece import (
+    FEWEST_SCANS,
+    find_one_piece,
+    keep_one_piece_,
+    likeliest_piece,
+)
 from uncol.uncertainty.maps import entropy, most_probable
 
 HEART = {"rv": 1, "lv": 2}
@@ -112,3 +117,25 @@ def test_any_prediction_stays_one(seed, structures) -> None:
     for structure in structures:
         mask = np.isin(label.numpy(), structure)
         np.testing.assert_array_equal(largest_component(mask, corners=True), mask)
+
+
+def test_a_piece_with_all_labels_wins_over_a_larger_one_of_one_label() -> None:
+    label = np.zeros((30, 16, 8), dtype=np.uint8)
+    label[:16, :16] = heart()
+    label[18:] = 1
+    right = label.copy()
+    right[18:] = 0
+    assert (label[18:] > 0).sum() > (right > 0).sum()
+    probs = probabilities(label)
+    shown = torch.from_numpy(label)
+    keep_one_piece_(probs, shown, [TOGETHER])
+    np.testing.assert_array_equal(shown.numpy(), right)
+
+
+def test_of_two_pieces_the_one_that_the_student_believes_in_stays() -> None:
+    mask = np.zeros((12, 4, 4), dtype=bool)
+    mask[:6], mask[7:] = True, True
+    evidence = np.where(np.arange(12) < 6, 0.4, 0.9)[None, :, None, None] * np.ones((1, 12, 4, 4))
+    assert not likeliest_piece(mask, evidence)[:6].any()
+    assert likeliest_piece(mask, evidence)[7:].all()
+    assert likeliest_piece(mask, np.ones_like(evidence))[:6].all()  # equally sure: the larger one

@@ -5,8 +5,8 @@ import pytest
 from uncol.method.recipe import INTENDED, RECIPES, RELEASED, Recipe
 
 PARTS = ("semantic", "visual", "generalist", "specialist")  # of the method, in both
-OURS = ("upright", "weigh_generalist", "one_piece", "deploy_average")
-DECISIONS = ("threshold", "mix_until", "mix_from")
+OURS = ("upright", "weigh_generalist", "one_piece", "one_cycle", "deploy_average")
+DECISIONS = ("threshold", "mix_until", "mix_from", "window")
 DIFFERENCES = [f.name for f in fields(Recipe) if f.name not in {*PARTS, *OURS, *DECISIONS}]
 
 

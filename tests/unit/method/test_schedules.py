@@ -30,3 +30,11 @@ def test_ramps_only_rise_rates_only_fall_and_no_step_count_breaks_them(step, tot
         assert ramp(step, total) <= ramp(step + 1, total)
     rate = schedules.polynomial_rate(1.0, step, total)
     assert 0 <= schedules.polynomial_rate(1.0, step + 1, total) <= rate <= 1
+
+
+@pytest.mark.parametrize(
+    ("window", "total", "expected"),
+    [(0.035, 30_000, 0.99), (0.035, 600, 1 - 1 / 21), (1.0, 30_000, 0.99), (0.035, 10, 0.0)],
+)
+def test_the_average_remembers_a_share_of_the_run(window, total, expected):
+    assert schedules.average_momentum(window, total) == pytest.approx(expected)

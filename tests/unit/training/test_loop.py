@@ -129,14 +129,35 @@ def heard(method, hear):
     return Method(listening(method.stage1), listening(method.stage2))
 
 
-def test_the_rate_falls_to_nearly_nothing_in_each_stage(make_trainer):
-    trainer = make_trainer(steps=(4, 4))
+@pytest.mark.parametrize(("mode", "cycles"), [("intended", 1), ("release", 2)])
+def test_the_rate_falls_to_nearly_nothing_over_the_run_or_as_released_in_each_stage(
+    make_trainer, mode, cycles
+):
+    trainer = make_trainer(steps=(4, 4), mode=mode)
     rates = []
     for _ in trainer.run():
         rates.append(trainer.state_dict()["optimizer"]["param_groups"][0]["lr"])
-    first = trainer.preset.rate
-    expected = [first * (1 - step / 4) ** 0.9 for step in range(4)]
-    assert rates == pytest.approx(expected * 2)
+    first, steps = trainer.preset.rate, 8 // cycles
+    expected = [first * (1 - step / steps) ** 0.9 for step in range(steps)]
+    assert rates == pytest.approx(expected * cycles)
+
+
+def test_one_cycle_keeps_what_the_optimizer_knows(make_trainer):
+    trainer = make_trainer(steps=(2, 1))
+    taken = []
+    for _ in trainer.run():
+        state = trainer.state_dict()["optimizer"]["state"]
+        taken.append(int(next(iter(state.values()))["step"]))
+    assert taken == [1, 2, 3]
+
+
+def test_the_specialist_forgets_sooner_in_a_short_run(make_trainer):
+    trainer = make_trainer(steps=(4, 4))  # 3.5 % of 8 steps are less than one
+    list(trainer.run())
+    pairs = zip(
+        trainer.state.specialist.parameters(), trainer.state.student.parameters(), strict=True
+    )
+    assert all(torch.equal(average, last) for average, last in pairs)
 
 
 def test_gradients_are_clipped(make_trainer):

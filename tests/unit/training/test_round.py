@@ -36,7 +36,7 @@ def a_case(folder, number, *, wrong=False, annotated=True):
 
 @pytest.fixture
 def settings(tmp_path, tiny_settings):
-    return tiny_settings(tmp_path / "model", step_scale=0.2)
+    return tiny_settings(tmp_path / "model", step_scale=0.12)
 
 
 @pytest.mark.slow

@@ -1,0 +1,115 @@
+"""`uncol benchmark average`: is the average as good as the student that it averages, at any time?
+
+It makes the pseudo-labels during a run and is what is served at its end. Both are judged as they
+would be served at a quarter, half and all of a run, on cases that train nothing and choose nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from uncol.experiments.methods import METHODS
+from uncol.experiments.points import Point, read_points
+from uncol.experiments.ssl import Comparison, header, judge, prepare
+from uncol.networks.student import Student
+from uncol.storage.files import append_line
+from uncol.training.fit import Begun, begin
+from uncol.training.reporter import Reporter
+from uncol.versions.loaded import LoadedStudent
+
+SHARES = (0.25, 0.5, 1.0)
+
+
+def follow(comparison: Comparison, console: Console) -> list[Point]:
+    """Run what is not in the file yet, write a line per run and share, print a table.
+
+    Args:
+        comparison: its methods, budgets and seeds are all run.
+        console: where the table goes.
+
+    Raises:
+        RequestError: there are too few cases.
+    """
+    comparison.check()
+    console.print(header(comparison))
+    with tempfile.TemporaryDirectory() as folder:
+        comparison = replace(
+            comparison, settings=replace(comparison.settings, model_dir=Path(folder))
+        )
+        for run in comparison.runs():
+            if len(_of(comparison, *run)) < len(SHARES):
+                for point in _points(comparison, *run):
+                    append_line(comparison.out, json.dumps(point))
+    points = [point for run in comparison.runs() for point in _of(comparison, *run)]
+    console.print(_table(points))
+    return points
+
+
+def _of(comparison: Comparison, method: str, budget: int, seed: int) -> list[Point]:
+    """Return a run's lines, the last one per share."""
+    wanted = comparison.line(method, budget, seed)
+    found = {
+        point["share"]: point
+        for point in read_points(comparison.out)
+        if all(point.get(key) == value for key, value in wanted.items())
+    }
+    return list(found.values())
+
+
+def _points(comparison: Comparison, method: str, budget: int, seed: int) -> Iterator[Point]:
+    contestant = METHODS[method]
+    files, test = comparison.pool.parts(seed, test=comparison.test)
+    prepared, settings = prepare(
+        comparison, comparison.settings, contestant, files[: comparison.train], budget, seed
+    )
+    plan = comparison.plan(budget)
+    recipe, runs = contestant.recipe, settings.folder.runs
+    begun = begin(prepared, plan, contestant.method, recipe, settings, Reporter(), runs)
+    marks = {max(1, round(share * plan.steps)): share for share in SHARES}
+    for step in begun.trainer.run():
+        if step.number in marks:
+            begun.trainer.fit_statistics()
+            state = begun.trainer.state
+            yield {
+                **comparison.line(method, budget, seed),
+                "share": marks[step.number],
+                "step": step.number,
+                "student": judge(comparison.pool, _served(begun, state.student), test)["dice"],
+                "average": judge(comparison.pool, _served(begun, state.specialist), test)["dice"],
+            }
+
+
+def _served(begun: Begun, network: nn.Module) -> LoadedStudent:
+    """Return a copy of a network as it would be served now."""
+    student = copy.deepcopy(network)
+    if not isinstance(student, Student):
+        raise TypeError(type(student))
+    return LoadedStudent(student.eval(), begun.manifest, begun.trainer.device)
+
+
+def _table(points: list[Point]) -> Table:
+    shown = Table(title="As served; mean over seeds, and each seed's difference")
+    for name in ("labels", "method", "share of the run", "student", "average", "average - student"):
+        shown.add_column(name, justify="left" if name == "method" else "right")
+    groups = dict.fromkeys((p["budget"], p["method"], p["share"]) for p in points)
+    for budget, method, share in groups:
+        rows = [
+            p for p in points if (p["budget"], p["method"], p["share"]) == (budget, method, share)
+        ]
+        student, average = (
+            np.array([row[name] for row in rows]) for name in ("student", "average")
+        )
+        gaps = ", ".join(f"{gap:+.3f}" for gap in average - student)
+        means = (f"{values.mean():.3f}" for values in (student, average))
+        shown.add_row(str(budget), method, f"{share:g}", *means, gaps)
+    return shown
