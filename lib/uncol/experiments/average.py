@@ -58,12 +58,12 @@ def follow(comparison: Comparison, console: Console) -> list[Point]:
 def _of(comparison: Comparison, method: str, budget: int, seed: int) -> list[Point]:
     """Return a run's lines, the last one per share."""
     wanted = comparison.line(method, budget, seed)
-    found = {
+    latest = {
         point["share"]: point
         for point in read_points(comparison.out)
         if all(point.get(key) == value for key, value in wanted.items())
     }
-    return list(found.values())
+    return list(latest.values())
 
 
 def _points(comparison: Comparison, method: str, budget: int, seed: int) -> Iterator[Point]:
@@ -101,15 +101,13 @@ def _table(points: list[Point]) -> Table:
     shown = Table(title="As served; mean over seeds, and each seed's difference")
     for name in ("labels", "method", "share of the run", "student", "average", "average - student"):
         shown.add_column(name, justify="left" if name == "method" else "right")
-    groups = dict.fromkeys((p["budget"], p["method"], p["share"]) for p in points)
-    for budget, method, share in groups:
-        rows = [
-            p for p in points if (p["budget"], p["method"], p["share"]) == (budget, method, share)
-        ]
-        student, average = (
-            np.array([row[name] for row in rows]) for name in ("student", "average")
-        )
+    groups: dict[tuple[int, str, float], list[Point]] = {}
+    for point in points:
+        groups.setdefault((point["budget"], point["method"], point["share"]), []).append(point)
+    for (budget, method, share), rows in groups.items():
+        student = np.array([row["student"] for row in rows])
+        average = np.array([row["average"] for row in rows])
         gaps = ", ".join(f"{gap:+.3f}" for gap in average - student)
-        means = (f"{values.mean():.3f}" for values in (student, average))
+        means = (f"{student.mean():.3f}", f"{average.mean():.3f}")
         shown.add_row(str(budget), method, f"{share:g}", *means, gaps)
     return shown
