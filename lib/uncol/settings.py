@@ -69,7 +69,7 @@ class Settings(BaseModel):
         modality: how intensities are normalized, and which series of a PACS count as scans.
         pacs_results: when the student's label and map are stored in the PACS: when a request asks
             for it, or also whenever a case has been scored.
-        one_piece: whether predictions keep only the largest piece of a label, or of all labels
+        one_piece: whether predictions keep only one piece of a label, or of all labels
             together, that is a single piece in every annotated scan; for versions trained from now
             on.
         model_dir: where versions, caches and downloaded weights are kept.

@@ -33,7 +33,7 @@ class SegmentSettings:
         modality: the model's intensity normalization.
         window: the model's window in working voxels.
         labels: name to value.
-        one_piece: label values of which only the largest piece counts, see `one_piece.py`.
+        one_piece: label values of which only one piece counts, see `one_piece.py`.
     """
 
     space: Space

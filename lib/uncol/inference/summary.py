@@ -79,7 +79,7 @@ class Summary(BaseModel):
         quality: how good the mask is.
         uncertainty: how unsure the student is.
         rois: the places worth a look, most expected errors first.
-        one_piece: structures of which only the largest piece was kept, by name.
+        one_piece: structures of which only one piece was kept, by name.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -107,7 +107,7 @@ def summarize(
         labels: name to value.
         calibration: how far it can be believed.
         version: number of the student's version.
-        one_piece: structures of which only the largest piece was kept.
+        one_piece: structures of which only one piece was kept.
     """
     inside = result.uncertainty[result.label > 0]
     unsure = result.uncertainty >= calibration.high.threshold

@@ -41,8 +41,6 @@ def test_a_realms_own_token_is_taken(realm, checked) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"exp": int(time.time()) - 100},
-        {"nbf": int(time.time()) + 900},
         {"iss": "http://evil/realm"},
         {"azp": "some-other-app"},
         {"azp": "some-other-app", "aud": "some-other-app"},
@@ -60,6 +58,11 @@ def test_a_realms_own_token_is_taken(realm, checked) -> None:
 )
 def test_a_token_that_is_not_for_this_server_is_401(realm, checked, changes) -> None:
     assert status(checked, realm.token("alma", **changes)) == 401
+
+
+@pytest.mark.parametrize(("word", "seconds"), [("exp", -100), ("nbf", 900)])
+def test_a_token_out_of_its_time_is_401(realm, checked, word, seconds) -> None:
+    assert status(checked, realm.token("alma", **{word: int(time.time()) + seconds})) == 401
 
 
 @pytest.mark.parametrize("word", ["exp", "iss", "azp", "preferred_username"])
