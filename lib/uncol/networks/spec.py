@@ -21,7 +21,6 @@ class StudentSpec:
         prior_heads: its attention heads.
         prior_head_dim: the width of each head.
         prior_mlp: hidden width of its feed-forward part.
-        dropout: whether training drops features of the 2D encoder, as the paper's does.
     """
 
     dims: int
@@ -32,7 +31,6 @@ class StudentSpec:
     prior_heads: int
     prior_head_dim: int
     prior_mlp: int
-    dropout: bool = True
 
     @property
     def patch(self) -> tuple[int, int, int]:

@@ -61,12 +61,13 @@ class CrossAttention(nn.Module):
 class Student(nn.Module):
     """U-Net or V-Net with a prior encoder at its bottleneck and four heads."""
 
-    def __init__(self, spec: StudentSpec, classes: int) -> None:
+    def __init__(self, spec: StudentSpec, classes: int, *, dropout: bool = True) -> None:
         """Build a student.
 
         Args:
             spec: its sizes.
             classes: number of classes, background included.
+            dropout: whether training drops features of the 2D encoder, as the paper's does.
         """
         super().__init__()
         self.spec = spec
@@ -74,7 +75,7 @@ class Student(nn.Module):
         width = spec.channels[-1]
         flat = spec.dims == 2
         self.backbone = (
-            UNet(spec.channels, dropout=spec.dropout) if flat else VNet(spec.channels, spec.strides)
+            UNet(spec.channels, dropout=dropout) if flat else VNet(spec.channels, spec.strides)
         )
         self.prior = PriorEncoder(
             patch=spec.patch[: spec.dims],

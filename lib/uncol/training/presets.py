@@ -29,6 +29,7 @@ class Preset:
         mix_until: share of stage 2 up to which crops are copy-pasted into each other, where they
             hold enough of a scan (`Recipe.mix_from`). Small presets, with few steps, end with
             whole crops, which is what they meet at inference.
+        dropout: whether training drops features of the 2D encoder, as the paper's does.
     """
 
     spec: StudentSpec
@@ -38,6 +39,7 @@ class Preset:
     optimizer: str
     rate: float
     mix_until: float
+    dropout: bool = False
 
 
 def _spec3d(channels: tuple[int, ...], depth: int) -> StudentSpec:
@@ -54,7 +56,7 @@ PRESETS: dict[str, Preset] = {
         _spec3d((16, 32, 64, 128, 256), 4), (128, 128, 128), 128**3, 4, "sgd", 0.01, 1.0
     ),
     "tiny2d": Preset(
-        StudentSpec(2, (4, 8, 16), (FLAT,) * 2, 16, 2, 2, 8, 32, dropout=False),
+        StudentSpec(2, (4, 8, 16), (FLAT,) * 2, 16, 2, 2, 8, 32),
         (64, 64, 1),
         64**2,
         4,
@@ -63,7 +65,7 @@ PRESETS: dict[str, Preset] = {
         0.5,
     ),
     "small2d": Preset(
-        StudentSpec(2, (16, 32, 64, 128, 256), (FLAT,) * 4, 64, 4, 4, 16, 128, dropout=False),
+        StudentSpec(2, (16, 32, 64, 128, 256), (FLAT,) * 4, 64, 4, 4, 16, 128),
         (128, 128, 1),
         128**2,
         8,
@@ -79,6 +81,7 @@ PRESETS: dict[str, Preset] = {
         "sgd",
         0.01,
         1.0,
+        dropout=True,
     ),
 }
 

@@ -60,7 +60,7 @@ def new_run(
 ) -> Run:
     """Make fresh networks from a seed."""
     torch.manual_seed(seed)
-    student = Student(preset.spec, classes).to(device)
+    student = Student(preset.spec, classes, dropout=preset.dropout).to(device)
     if preset.spec.dims == 2:
         for parameter in student.parameters():  # a quarter less time per step
             if parameter.ndim == 4:
