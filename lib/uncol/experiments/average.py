@@ -10,7 +10,6 @@ import copy
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from uncol.experiments.methods import METHODS
-from uncol.experiments.points import Point, read_points
-from uncol.experiments.ssl import Comparison, header, judge, prepare
+from uncol.experiments.points import Point
+from uncol.experiments.ssl import Comparison, begin_run, header, judge, kept
 from uncol.networks.student import Student
 from uncol.storage.files import append_line
-from uncol.training.fit import Begun, begin
+from uncol.training.fit import Begun
 from uncol.training.reporter import Reporter
 from uncol.versions.loaded import LoadedStudent
 
@@ -43,9 +41,7 @@ def follow(comparison: Comparison, console: Console) -> list[Point]:
     comparison.check()
     console.print(header(comparison))
     with tempfile.TemporaryDirectory() as folder:
-        comparison = replace(
-            comparison, settings=replace(comparison.settings, model_dir=Path(folder))
-        )
+        comparison = comparison.in_folder(Path(folder))
         for run in comparison.runs():
             if len(_of(comparison, *run)) < len(SHARES):
                 for point in _points(comparison, *run):
@@ -57,25 +53,14 @@ def follow(comparison: Comparison, console: Console) -> list[Point]:
 
 def _of(comparison: Comparison, method: str, budget: int, seed: int) -> list[Point]:
     """Return a run's lines, the last one per share."""
-    wanted = comparison.line(method, budget, seed)
-    latest = {
-        point["share"]: point
-        for point in read_points(comparison.out)
-        if all(point.get(key) == value for key, value in wanted.items())
-    }
+    latest = {point["share"]: point for point in kept(comparison, method, budget, seed)}
     return list(latest.values())
 
 
 def _points(comparison: Comparison, method: str, budget: int, seed: int) -> Iterator[Point]:
-    contestant = METHODS[method]
-    files, test = comparison.pool.parts(seed, test=comparison.test)
-    prepared, settings = prepare(
-        comparison, comparison.settings, contestant, files[: comparison.train], budget, seed
-    )
-    plan = comparison.plan(budget)
-    recipe, runs = contestant.recipe, settings.folder.runs
-    begun = begin(prepared, plan, contestant.method, recipe, settings, Reporter(), runs)
-    marks = {max(1, round(share * plan.steps)): share for share in SHARES}
+    begun, test = begin_run(comparison, method, budget, seed, Reporter())
+    steps = begun.trainer.plan.steps
+    marks = {max(1, round(share * steps)): share for share in SHARES}
     for step in begun.trainer.run():
         if step.number in marks:
             begun.trainer.fit_statistics()

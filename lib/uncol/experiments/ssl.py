@@ -25,7 +25,7 @@ from uncol.data.cases import Pool
 from uncol.data.scan import read_label, read_scan
 from uncol.demo.bar import progress_bar
 from uncol.errors import RequestError
-from uncol.experiments.methods import METHODS, Contestant
+from uncol.experiments.methods import METHODS
 from uncol.experiments.points import Point, read_points
 from uncol.experiments.pool import LabeledPool
 from uncol.experiments.ssl_report import BASELINE_METHOD, METRICS, mean_of_known, plot, table
@@ -33,9 +33,9 @@ from uncol.generalist.models import NO_GENERALIST
 from uncol.packages import report_header
 from uncol.round_settings import RoundSettings
 from uncol.storage.files import append_line
-from uncol.training.fit import Fitted, train
+from uncol.training.fit import Begun, begin, train
 from uncol.training.plan import make_plan, with_steps
-from uncol.training.pool import PreparedPool, prepare_pool, read_grids
+from uncol.training.pool import prepare_pool, read_grids
 from uncol.training.presets import PRESETS
 from uncol.training.reporter import Reporter, Step
 from uncol.training.sizes import choose_sizes
@@ -110,6 +110,10 @@ class Comparison:
             "steps": list(self.steps) if self.steps else self.settings.step_scale,
         }
 
+    def in_folder(self, folder: Path) -> Comparison:
+        """Return it with all that trainings write in a folder."""
+        return replace(self, settings=replace(self.settings, model_dir=folder))
+
     def line(self, method: str, budget: int, seed: int) -> Point:
         """Return what tells the lines of one run from all others.
 
@@ -156,14 +160,13 @@ def compare(comparison: Comparison, console: Console) -> list[Point]:
         tempfile.TemporaryDirectory() as folder,
     ):
         task = progress.add_task("comparing", total=len(runs))
-        settings = replace(comparison.settings, model_dir=Path(folder))
+        comparison = comparison.in_folder(Path(folder))
         for name, budget, seed in runs:
             progress.update(task, description=f"seed {seed}, {budget} labels, {name}")
-            if _find(comparison, name, budget, seed) is None:
-                point = _run(comparison, settings, name, budget, seed)
-                append_line(comparison.out, json.dumps(point))
+            if not kept(comparison, name, budget, seed):
+                append_line(comparison.out, json.dumps(_run(comparison, name, budget, seed)))
             progress.advance(task)
-    points = [p for run in runs if (p := _find(comparison, *run)) is not None]
+    points = [point for run in runs for point in kept(comparison, *run)[:1]]
     plot(points, comparison.out.with_suffix(".png"))
     console.print(table(points, "The students themselves", baseline=comparison.baseline))
     served = [{**point, **point["served"]} for point in points if "served" in point]
@@ -173,25 +176,21 @@ def compare(comparison: Comparison, console: Console) -> list[Point]:
     return points
 
 
-def _find(comparison: Comparison, name: str, budget: int, seed: int) -> Point | None:
-    """Return a run's line; the file may grow while other processes share the work."""
-    wanted = comparison.line(name, budget, seed)
-    for point in read_points(comparison.out):
-        if all(point.get(key) == value for key, value in wanted.items()):
-            return point
-    return None
+def kept(comparison: Comparison, name: str, budget: int, seed: int) -> list[Point]:
+    """Return a run's lines; the file may grow while other processes share the work."""
+    wanted = comparison.line(name, budget, seed).items()
+    points = read_points(comparison.out)
+    return [one for one in points if all(one.get(key) == value for key, value in wanted)]
 
 
-def _run(
-    comparison: Comparison, settings: RoundSettings, name: str, budget: int, seed: int
-) -> Point:
-    contestant = METHODS[name]
+def _run(comparison: Comparison, name: str, budget: int, seed: int) -> Point:
     start = time.monotonic()
-    files, test = comparison.pool.parts(seed, test=comparison.test)
     clock = Clock()
-    fitted = _fit(comparison, settings, contestant, files[: comparison.train], budget, seed, clock)
+    begun, test = begin_run(comparison, name, budget, seed, clock)
+    fitted = train(begun, clock)
+    fitted.checkpoint.remove()
     seconds = time.monotonic() - start
-    student = fitted.loaded(settings.device)
+    student = fitted.loaded(comparison.settings.device)
     network = judge(comparison.pool, student.with_one_piece(()), test)
     one_piece = fitted.manifest.one_piece
     served = judge(comparison.pool, student, test) if one_piece else network
@@ -207,47 +206,26 @@ def _run(
     }
 
 
-def _fit(
-    comparison: Comparison,
-    settings: RoundSettings,
-    contestant: Contestant,
-    files: Sequence[str],
-    budget: int,
-    seed: int,
-    reporter: Reporter,
-) -> Fitted:
-    """Train one contestant."""
-    prepared, run = prepare(comparison, settings, contestant, files, budget, seed)
-    plan, runs = comparison.plan(budget), settings.folder.runs
-    fitted = train(prepared, plan, contestant.method, contestant.recipe, run, reporter, runs)
-    fitted.checkpoint.remove()
-    return fitted
-
-
-def prepare(
-    comparison: Comparison,
-    settings: RoundSettings,
-    contestant: Contestant,
-    files: Sequence[str],
-    budget: int,
-    seed: int,
-) -> tuple[PreparedPool, RoundSettings]:
-    """Prepare what a contestant trains on; all of a seed have the same voxel size and crop.
+def begin_run(
+    comparison: Comparison, name: str, budget: int, seed: int, reporter: Reporter
+) -> tuple[Begun, list[str]]:
+    """Begin one method's training; all of a seed train on scans of the same voxel size and crop.
 
     Args:
-        comparison: what is compared.
-        settings: with the folder that keeps prepared scans.
-        contestant: who trains.
-        files: the training scans; the first `budget` of them are labeled.
+        comparison: what is compared, in a folder of its own.
+        name: the method.
         budget: number of labeled scans.
-        seed: of the training.
+        seed: draws the cases and seeds the training.
+        reporter: receives the progress.
 
     Returns:
-        The pool, and the contestant's own settings.
+        The run, and the files that judge it.
     """
+    contestant, settings, scans = METHODS[name], comparison.settings, comparison.pool
+    train_files, test = scans.parts(seed, test=comparison.test)
+    files = train_files[: comparison.train]
     labeled = files if contestant.everything else files[:budget]
     others = files[len(labeled) :] if contestant.unlabeled else []
-    scans = comparison.pool
     run = replace(
         settings,
         seed=seed,
@@ -259,7 +237,9 @@ def prepare(
     _, left_out = read_grids(pool)
     shaping, _ = read_grids(Pool((), tuple(scans.cases([], files)), ()))
     sizes = choose_sizes(list(shaping.values()), pool.labeled, run)
-    return prepare_pool(pool, sizes, run, left_out), run
+    prepared, plan = prepare_pool(pool, sizes, run, left_out), comparison.plan(budget)
+    method, recipe, runs = contestant.method, contestant.recipe, run.folder.runs
+    return begin(prepared, plan, method, recipe, run, reporter, runs), test
 
 
 def judge(pool: LabeledPool, published: LoadedStudent, test: Sequence[str]) -> Point:

@@ -60,11 +60,13 @@ class Begun:
     """A run that has begun, or goes on where it was killed.
 
     Attributes:
+        prepared: what it learns from.
         trainer: gives its steps.
         manifest: how the student is made.
         checkpoint: where the run is kept.
     """
 
+    prepared: PreparedPool
     trainer: Trainer
     manifest: Manifest
     checkpoint: Checkpoint
@@ -101,29 +103,24 @@ def fit(pool: Pool, settings: RoundSettings, reporter: Reporter, runs: Path) -> 
         gpu=settings.device.type == "cuda",
         scale=settings.step_scale,
     )
-    return train(prepared, plan, UNCOL, RECIPES[settings.mode], settings, reporter, runs)
+    recipe = RECIPES[settings.mode]
+    return train(begin(prepared, plan, UNCOL, recipe, settings, reporter, runs), reporter)
 
 
-def train(
-    prepared: PreparedPool,
-    plan: Plan,
-    method: Method,
-    recipe: Recipe,
-    settings: RoundSettings,
-    reporter: Reporter,
-    runs: Path,
-) -> Fitted:
-    """Train on a prepared pool to the end of the plan.
+def train(begun: Begun, reporter: Reporter) -> Fitted:
+    """Train to the end of the plan; the run is kept on disk as it goes.
 
-    Args and Raises: as for `begin`.
+    Raises:
+        TrainingError: the GPU's memory does not suffice.
+        StorageError: something could not be written.
     """
-    begun = begin(prepared, plan, method, recipe, settings, reporter, runs)
-    for step in begun.trainer.run():
+    trainer = begun.trainer
+    for step in trainer.run():
         reporter.step(step)
-        begun.checkpoint.keep(begun.trainer)
-    begun.checkpoint.save(begun.trainer)  # the run can still be killed while it is judged
-    student = begun.trainer.state.deployed(recipe)
-    return Fitted(student, begun.manifest, prepared.left_out, begun.checkpoint)
+        begun.checkpoint.keep(trainer)
+    begun.checkpoint.save(trainer)  # the run can still be killed while it is judged
+    student = trainer.state.deployed(trainer.recipe)
+    return Fitted(student, begun.manifest, begun.prepared.left_out, begun.checkpoint)
 
 
 def begin(
@@ -176,7 +173,7 @@ def begin(
     )
     if checkpoint.restore(trainer):
         reporter.phase("resuming from the last checkpoint")
-    return Begun(trainer, manifest, checkpoint)
+    return Begun(prepared, trainer, manifest, checkpoint)
 
 
 def _manifest(

@@ -119,7 +119,7 @@ class Trainer:
     def fit_statistics(self) -> None:
         """Fit batch norm's statistics to the specialist's weights, on crops as the student sees.
 
-        Only the 2D student has any. It leaves the run's randomness alone.
+        Only the 2D student has any. Crops are drawn apart from those that the run learns from.
         """
         if self.recipe.specialist_in_training_mode:
             return  # difference 11

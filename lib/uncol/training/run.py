@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from uncol.generalist.pool import Generalist
 from uncol.method.distill import Adapters
@@ -62,9 +63,8 @@ def new_run(
     torch.manual_seed(seed)
     student = Student(preset.spec, classes, dropout=preset.dropout).to(device)
     if preset.spec.dims == 2:
-        for parameter in student.parameters():  # a quarter less time per step
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        # a quarter less time per step
+        convert_conv2d_weight_memory_format(student, torch.channels_last)
     adapters = None
     if generalist is not None:
         model = generalist.model

@@ -78,9 +78,9 @@ def test_test_cases_never_train_and_budgets_share_cases(comparison, monkeypatch)
     pools = []
     train = ssl.train
 
-    def listen(prepared, *arguments):
-        pools.append(prepared.pool)
-        return train(prepared, *arguments)
+    def listen(begun, *arguments):
+        pools.append(begun.prepared.pool)
+        return train(begun, *arguments)
 
     monkeypatch.setattr(ssl, "train", listen)
     (point, _) = compare(replace(comparison, methods=("bcp",), budgets=(1, 3)), QUIET)
@@ -99,7 +99,7 @@ def test_supervised_learns_from_its_labels_alone(comparison, monkeypatch):
 
     pools = []
     train = ssl.train
-    monkeypatch.setattr(ssl, "train", lambda p, *a: pools.append(p.pool) or train(p, *a))
+    monkeypatch.setattr(ssl, "train", lambda b, *a: pools.append(b.prepared.pool) or train(b, *a))
     compare(replace(comparison, methods=("supervised",)), QUIET)
     assert [len(pools[0].labeled), len(pools[0].unlabeled)] == [2, 0]
 
