@@ -22,6 +22,7 @@ from uncol.round_settings import RoundSettings
 from uncol.storage.files import write_json, write_text
 from uncol.storage.model_folder import VersionNotes
 from uncol.training.loop import Trainer, TrainingData
+from uncol.training.plan import make_plan
 from uncol.training.presets import PRESETS
 from uncol.training.reporter import Reporter
 from uncol.training.run import new_run
@@ -41,10 +42,11 @@ from uncol.uncertainty.calibration import (
 from uncol.uncertainty.measure import row_uncertainty
 from uncol.uncertainty.quality import fit_quality
 from uncol.versions.loaded import read_calibration
-from uncol.versions.manifest import Plan
+from uncol.versions.manifest import Manifest, Plan
 from uncol.versions.store import ModelStore
 
 FOLDS = 4
+FOLD_STEPS = 0.3  # of a round's: as many as the estimates were measured with
 FEWEST_LABELED = 4  # for cross-fitting; with fewer, a fold's student would learn from one or two
 FEWEST_HELD_OUT = 4
 OWN_CASES = 20  # unlabeled cases that show how sure the published student is
@@ -240,7 +242,7 @@ def _fold_student(judge: Judge, train: Sequence[TrainingCase], *, seed: int) -> 
     stage 2.
     """
     manifest, device = judge.manifest, judge.settings.device
-    steps = max(1, manifest.plan.steps // 2)
+    steps = max(1, round(FOLD_STEPS * _whole_steps(manifest)))
     plan = Plan(0, steps, 1, 1, prompt_every=steps)
     preset = replace(PRESETS[manifest.preset], spec=manifest.spec, crop=manifest.window)
     run = new_run(preset, len(manifest.labels) + 1, generalist=None, seed=seed, device=device)
@@ -256,6 +258,14 @@ def _fold_student(judge: Judge, train: Sequence[TrainingCase], *, seed: int) -> 
     for _ in trainer.run():
         pass
     return run.deployed(manifest.recipe)
+
+
+def _whole_steps(manifest: Manifest) -> int:
+    """Return the steps of a round on the version's pool that begins with random weights."""
+    labeled, unlabeled = (len(manifest.cases[part]) for part in ("labeled", "unlabeled"))
+    options = manifest.options
+    gpu = options.device == "cuda"
+    return make_plan(labeled, unlabeled, gpu=gpu, scale=options.step_scale).steps
 
 
 def _by_label(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:

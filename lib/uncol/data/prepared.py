@@ -100,7 +100,7 @@ class CaseStore:
             StorageError: the prepared scan cannot be written, or a file changes all the time.
         """
         frame = make_frame(read_grid(case.image, case=case.name), self.space)
-        key = self._key(file_digest(case.image))
+        key = self.key(case)
         path = self.folder / f"{key}.npy"
         if not path.exists():
             scan, digest = unchanged(case.image, lambda: read_scan(case.image, case=case.name))
@@ -114,6 +114,10 @@ class CaseStore:
         spacing = frame.working.spacing_mm
         low = float(image.min())
         return TrainingCase(case.name, key, image, label, centers, spacing, low, label_digest)
+
+    def key(self, case: Case) -> str:
+        """Return the digest of a case's scan and of how it is prepared."""
+        return self._key(file_digest(case.image))
 
     def _label(self, case: Case, key: str, frame: Frame) -> tuple[Array | None, str]:
         if case.label is None:

@@ -155,7 +155,8 @@ class _Replay:
             others = tuple(pool.cases([], unlabeled))
             # the strategy is judged, not the gate: all labels train, every student is looked at
             runs = self.store.folder.runs
-            fitted = fit(Pool(annotated, others, ()), self.settings, Reporter(), runs)
+            cases = Pool(annotated, others, ())
+            fitted = fit(cases, self.settings, Reporter(), runs, "strategies are compared so")
             fitted.checkpoint.remove()
             device = self.settings.device
             published = fitted.loaded(device)

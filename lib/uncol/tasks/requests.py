@@ -161,10 +161,11 @@ class TrainRequest(Asked):
         seed: of all that is random.
         step_scale: multiplies the planned steps.
         labeled_only: allows a pool without unlabeled cases.
+        pretrained: whether to go on from the served version where that is possible.
     """
 
     HABITS: ClassVar[frozenset[str]] = Asked.HABITS | {
-        *("name", "pretrained", "max_epochs", "early_stop_patience", "val_split", "multi_gpu"),
+        *("name", "max_epochs", "early_stop_patience", "val_split", "multi_gpu"),
         *("train_batch_size", "val_batch_size", "dataset", "dataloader", "tracking"),
         *("tracking_uri", "tracking_experiment_name"),
     }
@@ -172,6 +173,7 @@ class TrainRequest(Asked):
     seed: int = 0
     step_scale: float = 1.0
     labeled_only: Flag = False
+    pretrained: Flag = True
 
 
 class ScoringRequest(Asked):

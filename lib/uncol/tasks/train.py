@@ -52,9 +52,15 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
         """Return the options that Slicer shows.
 
         `step_scale` multiplies the planned steps, `labeled_only` allows a pool without unlabeled
-        cases.
+        cases, `pretrained` goes on from the served version where that is possible.
         """
-        return {"device": device_list(), "seed": 0, "step_scale": 1.0, "labeled_only": False}
+        return {
+            "device": device_list(),
+            "seed": 0,
+            "step_scale": 1.0,
+            "labeled_only": False,
+            "pretrained": True,
+        }
 
     def stats(self) -> dict[str, Any]:
         """Return the state of the running or last round, in the keys that Slicer reads."""
@@ -103,6 +109,7 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
             seed=seed,
             step_scale=scale,
             labeled_only=asked.labeled_only,
+            pretrained=asked.pretrained,
         )
 
     def __call__(self, asked: TrainRequest, datastore: Datastore) -> dict[str, Any]:

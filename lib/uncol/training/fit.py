@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,11 +27,14 @@ from uncol.training.plan import make_plan
 from uncol.training.pool import PreparedPool, prepare_pool, read_grids
 from uncol.training.reporter import Reporter
 from uncol.training.run import new_run
-from uncol.training.sizes import choose_sizes
+from uncol.training.start import Origin, Start, choose_start
 from uncol.training.step import Method
 from uncol.training.uncol import UNCOL
 from uncol.versions.loaded import LoadedStudent
 from uncol.versions.manifest import Manifest, Options, Plan
+
+CONTINUED_RATE = 1.0  # of the preset's rate, where a round goes on from a version
+NEW_AGAIN = 1  # more draws of a case that the version did not learn from, per draw of another
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,9 @@ class Begun:
     checkpoint: Checkpoint
 
 
-def fit(pool: Pool, settings: RoundSettings, reporter: Reporter, runs: Path) -> Fitted:
+def fit(
+    pool: Pool, settings: RoundSettings, reporter: Reporter, runs: Path, origin: Origin | str
+) -> Fitted:
     """Train on a pool. If the same run was killed before, it resumes from its last checkpoint.
 
     Args:
@@ -80,6 +85,7 @@ def fit(pool: Pool, settings: RoundSettings, reporter: Reporter, runs: Path) -> 
         settings: what the run is made with.
         reporter: receives its progress.
         runs: folder of the checkpoint.
+        origin: a version that the round may go on from, or why there is none.
 
     Raises:
         TrainingError: the pool cannot be trained on.
@@ -90,8 +96,9 @@ def fit(pool: Pool, settings: RoundSettings, reporter: Reporter, runs: Path) -> 
     """
     reporter.phase("reading scans")
     grids, left_out = read_grids(pool)
-    sizes = choose_sizes(list(grids.values()), pool.labeled, settings)
-    prepared = prepare_pool(pool, sizes, settings, left_out)
+    start = choose_start(origin, pool, list(grids.values()), settings)
+    reporter.phase(start.text)
+    prepared = prepare_pool(pool, start.sizes, settings, left_out)
     absent = prepared.absent(settings.labels)
     if absent:
         reporter.phase(
@@ -102,9 +109,11 @@ def fit(pool: Pool, settings: RoundSettings, reporter: Reporter, runs: Path) -> 
         len(prepared.unlabeled),
         gpu=settings.device.type == "cuda",
         scale=settings.step_scale,
+        continued=start.origin is not None,
     )
     recipe = RECIPES[settings.mode]
-    return train(begin(prepared, plan, UNCOL, recipe, settings, reporter, runs), reporter)
+    begun = begin(prepared, plan, UNCOL, recipe, settings, reporter, runs, start)
+    return train(begun, reporter)
 
 
 def train(begun: Begun, reporter: Reporter) -> Fitted:
@@ -131,6 +140,7 @@ def begin(
     settings: RoundSettings,
     reporter: Reporter,
     runs: Path,
+    start: Start | None = None,
 ) -> Begun:
     """Begin a run on a prepared pool, or go on with it from its last checkpoint.
 
@@ -142,6 +152,7 @@ def begin(
         settings: the rest.
         reporter: receives its progress.
         runs: folder of the checkpoint.
+        start: what it begins with, for the sizes of `prepared`; random weights if not given.
 
     Raises:
         TrainingError: the pool cannot be trained on.
@@ -150,9 +161,12 @@ def begin(
     """
     reporter.planned(plan)
     sizes = prepared.sizes
+    origin = start.origin if start else None
     recipe = recipe.with_mixing(sizes.preset.mix_until, crop_share=sizes.crop_share)
     one_piece = _one_piece(prepared.labeled, recipe, settings, reporter)
-    manifest = _manifest(prepared, plan, recipe, settings, one_piece)
+    manifest = _manifest(prepared, plan, recipe, settings, one_piece).model_copy(
+        update={"start": start.text if start else "", "parent": origin and origin.parent}
+    )
     checkpoint = Checkpoint(checkpoint_in(runs), _key(manifest))
     generalist = _look(prepared, plan, recipe, settings, reporter)
     run = new_run(
@@ -162,13 +176,18 @@ def begin(
         seed=settings.seed,
         device=settings.device,
     )
+    labeled, preset = prepared.labeled, sizes.preset
+    if origin is not None:
+        run.begin_with(origin.student)
+        labeled = [*labeled, *NEW_AGAIN * origin.newly_labeled(labeled)]
+        preset = replace(preset, rate=CONTINUED_RATE * preset.rate)
     trainer = Trainer(
         run,
-        sizes.preset,
+        preset,
         plan,
         method,
         recipe,
-        TrainingData(prepared.labeled, prepared.unlabeled, generalist),
+        TrainingData(labeled, prepared.unlabeled, generalist),
         device=settings.device,
     )
     if checkpoint.restore(trainer):
@@ -235,7 +254,7 @@ def _one_piece(
 def _key(manifest: Manifest) -> str:
     """Return a digest of everything that decides a round's weights."""
     decisive = manifest.model_dump_json(
-        exclude={"created", "accuracy", "gate", "version", "one_piece"}
+        exclude={"created", "accuracy", "gate", "version", "one_piece", "start"}
     )
     return hashlib.sha256(decisive.encode()).hexdigest()
 

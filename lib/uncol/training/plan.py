@@ -7,7 +7,8 @@
 | generalist | 6 slices per labeled case (96 in all), 2 per unlabeled one (96 in all) | all |
 
 The first rounds have few cases and stay short; a later round, with more to learn from, may take
-longer. Steps depend on nothing but these counts, so the same pool and seed give the same run.
+longer. A round that goes on from the served version has a quarter of the steps. Steps depend on
+nothing else, so the same pool and seed give the same run.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from dataclasses import replace
 from uncol.versions.manifest import Plan
 
 EVERY_SLICE = 10_000
+CONTINUED = 0.25  # of the steps, where a round goes on from a version
 
 
-def make_plan(labeled: int, unlabeled: int, *, gpu: bool, scale: float = 1.0) -> Plan:
+def make_plan(
+    labeled: int, unlabeled: int, *, gpu: bool, scale: float = 1.0, continued: bool = False
+) -> Plan:
     """Plan a run.
 
     Args:
@@ -27,7 +31,9 @@ def make_plan(labeled: int, unlabeled: int, *, gpu: bool, scale: float = 1.0) ->
         unlabeled: number of cases without.
         gpu: whether training runs on a GPU.
         scale: multiplies both stages' steps.
+        continued: whether it goes on from a version.
     """
+    scale = scale * CONTINUED if continued else scale
     pool = labeled + unlabeled
     if gpu:
         pretrain = min(2000 + 250 * labeled, 15_000)

@@ -89,6 +89,7 @@ class ProgressFile(Reporter):
             model_version=outcome.served,
             gate={"version": outcome.version, **outcome.verdict.model_dump()},
             left_out=outcome.left_out,
+            start=outcome.start,
         )
         did = "published" if outcome.verdict.published else "did not publish"
         self.finish(f"{did} version {outcome.version}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from uncol.data.cases import HELD_OUT_FROM, Case
+from uncol.data.cases import HELD_OUT_FROM, Case, Pool
 from uncol.errors import TrainingError, WeightsError
 from uncol.round_settings import RoundSettings
 from uncol.training.fit import fit
 from uncol.training.reporter import Reporter
+from uncol.training.start import served_origin
 from uncol.versions.gate import accuracy, compare
 from uncol.versions.loaded import LoadedStudent, judge, load_version
 from uncol.versions.manifest import Verdict
@@ -28,12 +29,14 @@ class Outcome:
         verdict: whether it is served now, and why.
         served: number of the version that is served now.
         left_out: why each left-out unlabeled case was left out.
+        start: what the round began with, in a sentence.
     """
 
     version: int
     verdict: Verdict
     served: int
     left_out: dict[str, str]
+    start: str
 
 
 def check_pool(labeled: Sequence[str], unlabeled: Sequence[str], *, labeled_only: bool) -> None:
@@ -59,7 +62,9 @@ def check_pool(labeled: Sequence[str], unlabeled: Sequence[str], *, labeled_only
 def train_round(cases: Sequence[Case], settings: RoundSettings, reporter: Reporter) -> Outcome:
     """Train on a pool; publish the student unless it is worse than the served one.
 
-    If a round of the same pool and settings was killed, it resumes from its last checkpoint.
+    A round that goes on from the served version and ends worse than it is followed by one that
+    begins with random weights. If a round of the same pool and settings was killed, it resumes from
+    its last checkpoint.
 
     Raises:
         TrainingError: the pool cannot be trained on.
@@ -73,7 +78,16 @@ def train_round(cases: Sequence[Case], settings: RoundSettings, reporter: Report
     others = sorted(case.name for case in cases if case.label is None)
     check_pool(annotated_names, others, labeled_only=settings.labeled_only)
     pool = FrozenSplit(store.folder.split).of(cases)
-    fitted = fit(pool, settings, reporter, store.folder.runs)
+    outcome = _train(pool, store, settings, reporter)
+    gone_on = store.manifest(outcome.version).parent is not None
+    if gone_on and not outcome.verdict.published:
+        outcome = _train(pool, store, settings, reporter)
+    return outcome
+
+
+def _train(pool: Pool, store: ModelStore, settings: RoundSettings, reporter: Reporter) -> Outcome:
+    origin = served_origin(store, settings)
+    fitted = fit(pool, settings, reporter, store.folder.runs, origin)
     reporter.phase("judging on held-out cases")
     candidate = fitted.loaded(settings.device)
     dice, verdict = _judged(candidate, pool.held_out, store, settings)
@@ -83,7 +97,8 @@ def train_round(cases: Sequence[Case], settings: RoundSettings, reporter: Report
     reporter.phase("publishing")
     version = store.publish(fitted.student, manifest)
     fitted.checkpoint.remove()
-    return Outcome(version, verdict, store.current() or version, fitted.left_out)
+    served = store.current() or version
+    return Outcome(version, verdict, served, fitted.left_out, manifest.start)
 
 
 def _judged(

@@ -40,6 +40,11 @@ class Run:
         """The networks that change, in a fixed order."""
         return (self.student, self.specialist, self.adapters)
 
+    def begin_with(self, student: Student) -> None:
+        """Let student and specialist begin with the weights of another of the same sizes."""
+        for network in (self.student, self.specialist):
+            network.load_state_dict(student.state_dict())
+
     def deployed(self, recipe: Recipe) -> Student:
         """Return the network to deploy: the specialist or, as released, the student as it ended.
 

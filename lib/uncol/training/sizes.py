@@ -50,8 +50,22 @@ def choose_sizes(grids: Sequence[Grid], labeled: Sequence[Case], settings: Round
     name = choose_preset(settings.preset, shape=_median_shape(grids, own), gpu=gpu)
     most, flat = PRESETS[name].voxels, PRESETS[name].spec.dims == 2
     space = coarsen(own, labeled, settings.labels, voxels=most, flat=flat)
+    return fit_sizes(name, space, grids)
+
+
+def fit_sizes(name: str, space: Space, grids: Sequence[Grid]) -> Sizes:
+    """Return the sizes of a preset where the working voxels are given.
+
+    Args:
+        name: the preset's.
+        space: the working axes and voxel size.
+        grids: of the pool's scans, at least one.
+
+    Raises:
+        TrainingError: the preset is for volumes and the scans are single images.
+    """
     shape = _median_shape(grids, space)
-    if not flat and shape[2] == 1:
+    if PRESETS[name].spec.dims == 3 and shape[2] == 1:
         raise TrainingError(
             f"Preset {name} is for volumes, but the scans are single images. "
             "Start the server with --conf preset auto or small2d."

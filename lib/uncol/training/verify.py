@@ -16,6 +16,7 @@ from uncol.round_settings import RoundSettings
 from uncol.storage.files import file_digest
 from uncol.training.fit import fit
 from uncol.training.reporter import Reporter
+from uncol.training.start import origin_of
 from uncol.versions.loaded import judge, load_version
 from uncol.versions.manifest import Manifest
 from uncol.versions.metrics import mean_of
@@ -70,7 +71,8 @@ def verify(
             the same packages and number of threads.
 
     Raises:
-        RequestError: there is no such version, or one of its cases is gone.
+        RequestError: there is no such version; one of its cases, or the version that it went on
+            from, is gone.
         WeightsError: its files are damaged.
     """
     store.check(version)
@@ -85,7 +87,8 @@ def verify(
     weights = None
     if retrain:
         with tempfile.TemporaryDirectory() as runs:
-            again = fit(pool, _settings_of_then(manifest, settings), reporter, Path(runs))
+            origin = origin_of(store, manifest)
+            again = fit(pool, _settings_of_then(manifest, settings), reporter, Path(runs), origin)
         new, old = again.student.state_dict(), published.student.state_dict()
         weights = max(float((new[k].double() - old[k].double()).abs().max()) for k in old)
     made_by, here = manifest.packages, package_versions()

@@ -119,6 +119,20 @@ class Verdict(BaseModel):
     interval: tuple[float, float] | None = None
 
 
+class Parent(BaseModel):
+    """The version that a round went on from.
+
+    Attributes:
+        version: its number.
+        weights: SHA-256 of its weights file.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int
+    weights: str
+
+
 class Manifest(BaseModel):
     """How a version was made, and what is needed to run it.
 
@@ -146,6 +160,8 @@ class Manifest(BaseModel):
         gate: how it compared with the version that was served.
         packages: versions of the packages that computed it.
         plan: the budget.
+        start: what it began with, in a sentence.
+        parent: the version that it went on from; None if it began with random weights.
     """
 
     model_config = ConfigDict(frozen=True, serialize_by_alias=True)
@@ -177,6 +193,8 @@ class Manifest(BaseModel):
     gate: Verdict | None = None
     packages: dict[str, str]
     plan: Plan
+    start: str = ""
+    parent: Parent | None = None
 
     @property
     def space(self) -> Space:

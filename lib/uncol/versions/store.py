@@ -162,7 +162,8 @@ class ModelStore:
         """Delete old versions with all that was found out about them.
 
         Args:
-            keep: how many of the newest stay, besides the served one.
+            keep: how many of the newest stay, besides the served one and its parent, without which
+                it could not be trained again.
 
         Returns:
             The deleted versions.
@@ -171,8 +172,8 @@ class ModelStore:
             StorageError: something could not be deleted.
         """
         with self._locked():
-            now, newest = self.current(), self.versions()
-            gone = [n for n in newest[: max(0, len(newest) - keep)] if n != now]
+            newest, needed = self.versions(), self._needed()
+            gone = [n for n in newest[: max(0, len(newest) - keep)] if n not in needed]
             for version in gone:
                 self._note("deleted", version)
                 away = self.folder.versions / f".partial-gone-{version}"
@@ -205,6 +206,14 @@ class ModelStore:
             raise StorageError(
                 f"The models in {self.folder.student} cannot be changed: {error}"
             ) from error
+
+    def _needed(self) -> set[int | None]:
+        """Return the served version and its parent."""
+        now = self.current()
+        with contextlib.suppress(WeightsError):  # a damaged manifest names no parent
+            parent = now and self.manifest(now).parent
+            return {now, parent.version if parent else None}
+        return {now}
 
     def _served_once(self, version: int) -> bool:
         gate = self.manifest(version).gate

@@ -190,5 +190,5 @@ def trained_hospital(hospital: Hospital) -> Hospital:
     for case in [c for c in hospital.series if c not in labeled][: max(0, 3 - len(labeled))]:
         hospital.submit(case, hospital.truth / f"{case}.nii.gz", BRAIN_LABELS)
     if not hospital.train_stats().get("model_version"):
-        hospital.train(step_scale=0.4)
+        hospital.train(step_scale=0.25)
     return hospital
