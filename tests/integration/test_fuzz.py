@@ -27,7 +27,18 @@ EVIL = ["../../evil", "/etc/passwd", "..", ".", "", "a/../../b", "\x00", "x" * 5
 KEYS = [
     *("roi", "foreground", "background", "label", "device", "save_label", "map", "image", "model"),
     *("result_extension", "result_dtype", "seed", "step_scale", "labeled_only", "strategy", "case"),
-    *("pretrained", "label_info", "user", "client_id", "name", "idx", "output", "to_pacs", "label_tag", "ts"),
+    *(
+        "pretrained",
+        "label_info",
+        "user",
+        "client_id",
+        "name",
+        "idx",
+        "output",
+        "to_pacs",
+        "label_tag",
+        "ts",
+    ),
 ]
 texts = st.one_of(st.sampled_from(EVIL), st.text(max_size=30))
 scalars = st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), texts)

@@ -167,3 +167,38 @@ def benchmark_average(
         out=out,
     )
     follow(comparison, Console())
+
+
+@benchmark.command("continued")
+def benchmark_continued(
+    studies: Annotated[Path, options.STUDIES_OPTION],
+    labels: Annotated[str, options.LABELS_OPTION],
+    out: Annotated[Path, typer.Option(help="JSON lines; seeds in it are not computed again")],
+    budgets: Annotated[str, typer.Option(help="labels of the first round and the next")] = "4,8",
+    seeds: Annotated[str, typer.Option(help="separated by commas")] = "0,1,2",
+    train: Annotated[int, typer.Option(help="training scans, labeled and not")] = 48,
+    test: Annotated[int, typer.Option(help="cases that judge")] = options.TEST,
+    preset: Annotated[str, options.PRESET_OPTION] = "auto",
+    generalist: Annotated[str, options.GENERALIST_OPTION] = "litemedsam",
+    step_scale: Annotated[float, options.STEP_SCALE_OPTION] = 1.0,
+    patient: Annotated[str, options.PATIENT_OPTION] = "",
+) -> None:
+    """Judge a round that goes on from the one before beside one from random weights."""
+    from rich.console import Console
+
+    from uncol.experiments.continued import play
+    from uncol.experiments.pool import open_pool
+    from uncol.experiments.ssl import Comparison
+
+    comparison = Comparison(
+        pool=open_pool(studies, labels, patient=patient),
+        methods=("uncol",),
+        budgets=options.numbers(budgets),
+        seeds=options.numbers(seeds),
+        train=train,
+        test=test,
+        steps=None,
+        settings=options.round_of(labels, preset, generalist, step_scale),
+        out=out,
+    )
+    play(comparison, Console())

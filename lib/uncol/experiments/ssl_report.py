@@ -50,7 +50,7 @@ def _cells(rows: Mapping[int, Point], base: Mapping[int, Point]) -> list[str]:
     return [
         f"{dice.mean():.3f}{spread}",
         gap_text(gaps),
-        gap_text(_case_gaps([(rows[seed], base[seed]) for seed in shared])),
+        gap_text(case_gaps([(rows[seed], base[seed]) for seed in shared])),
         _shown(hd95, 2),
         _shown(asd, 2),
         _shown([point["step_seconds"] for point in rows.values()], 3),
@@ -63,7 +63,7 @@ def _values(points: Iterable[Point], metric: str) -> list[float | None]:
     return [value for point in points for value in point[metric].values()]
 
 
-def _case_gaps(pairs: Sequence[tuple[Point, Point]]) -> Array:
+def case_gaps(pairs: Sequence[tuple[Point, Point]]) -> Array:
     """Return differences in Dice, one per case, which is the mean over the seeds that judged it."""
     gaps: dict[str, list[float]] = {}
     for own, other in pairs:
