@@ -30,6 +30,7 @@ class RoundSettings:
         step_scale: factor on the planned steps.
         labeled_only: train even if no case is unlabeled.
         pretrained: go on from the served version where that is possible, see `training/start.py`.
+        idle: whether nobody asked for the round.
         cache_gb: most GiB on disk for the generalist's embeddings, and again for prepared scans.
         one_piece: whether predictions drop stray pieces of structures, see
             `inference/one_piece.py`.
@@ -47,6 +48,7 @@ class RoundSettings:
     step_scale: float = 1.0
     labeled_only: bool = False
     pretrained: bool = True
+    idle: bool = False
     cache_gb: int = 50
     one_piece: bool = True
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Modality = Literal["auto", "ct", "mr"]
 PacsResults = Literal["asked", "scored"]
 OnePiece = Literal["auto", "off"]
+IdleTraining = Literal["off", "on"]
 
 RESERVED = ("background", "review_high", "review_medium", "reviewed")
 MAX_LABELS = 250  # OHIF and uint8 results leave room for no more, review bands included
@@ -41,8 +42,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "modality": get_args(Modality),
     "pacs_results": get_args(PacsResults),
     "one_piece": get_args(OnePiece),
+    "idle_training": get_args(IdleTraining),
 }
-NUMBERS = {"max_upload_mb": (1, 2**20), "cache_gb": (1, 2**20)}  # least and most
+NUMBERS = {
+    "max_upload_mb": (1, 2**20),
+    "cache_gb": (1, 2**20),
+    "idle_after_s": (1, 2**20),
+}  # least and most
 ACCESS = ("allowed_hosts", "allowed_origins", "token_issuer", "token_audience")
 KNOWN = ("labels", *CHOICES, *NUMBERS, "teacher_weights", "model_dir", "patient", *ACCESS)
 # settings of MONAI Label's own apps, which their users pass from habit
@@ -72,6 +78,8 @@ class Settings(BaseModel):
         one_piece: whether predictions keep only one piece of a label, or of all labels
             together, that is a single piece in every annotated scan; for versions trained from now
             on.
+        idle_training: whether the served student goes on learning while nobody works.
+        idle_after_s: seconds without a request after which nobody works.
         model_dir: where versions, caches and downloaded weights are kept.
         max_upload_mb: size of the largest upload, in MiB.
         cache_gb: most GiB on disk for the generalist's embeddings, and again for prepared scans.
@@ -98,6 +106,8 @@ class Settings(BaseModel):
     modality: Modality = "auto"
     pacs_results: PacsResults = "asked"
     one_piece: OnePiece = "auto"
+    idle_training: IdleTraining = "off"
+    idle_after_s: int = 300
     model_dir: Path = REPOSITORY / "model"
     max_upload_mb: int = 2048
     cache_gb: int = 50

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +12,7 @@ import psutil
 import pytest
 import requests
 import torch
+from one_server import stats, submit, wait
 
 from uncol.data.scan import read_label
 from uncol.datastores.history import History
@@ -31,30 +30,6 @@ def start(pool: tuple[Path, Path, str], fresh_studies: Path, tmp_path: Path) -> 
     return lambda: running_server(
         fresh_studies, model_dir=tmp_path / "model", labels=pool[2], conf=CONF
     )
-
-
-def wait(until: Callable[[], bool], limit_s: float = 400) -> None:
-    end = time.monotonic() + limit_s
-    while not until():
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.5)
-
-
-def stats(url: str) -> dict[str, Any]:
-    return requests.get(f"{url}/info/", timeout=60).json()["train_stats"].get("uncol") or {}
-
-
-def submit(url: str, path: Path, case: str, labels: str) -> None:
-    info = [{"name": name, "idx": i} for i, name in enumerate(labels.split(","), start=1)]
-    with path.open("rb") as stream:
-        reply = requests.put(
-            f"{url}/datastore/label",
-            params={"image": case},
-            data={"params": json.dumps({"label_info": info})},
-            files={"label": (path.name, stream)},
-            timeout=60,
-        )
-    assert reply.ok, reply.text
 
 
 def kill(url: str) -> None:
@@ -86,7 +61,7 @@ def test_a_training_survives_the_server_s_death_and_versions_can_be_changed(
 
         # of two presses at once, only one counts
         def press(_: int) -> int:
-            body = {"step_scale": 1.0}  # long enough to be under way when the server is killed
+            body = {"step_scale": 0.5}  # long enough to be under way when the server is killed
             return requests.post(f"{url}/train/uncol", json=body, timeout=60).status_code
 
         with ThreadPoolExecutor(2) as hands:

@@ -31,7 +31,7 @@ from uncol.training.reporter import Reporter
 from uncol.training.start import Origin
 from uncol.versions.manifest import Parent
 
-FIRST, AFRESH, CONTINUES = ROUNDS = ("first", "afresh", "continued")
+BEFORE, AFRESH, CONTINUES = ROUNDS = ("first", "afresh", "continued")
 NO_ORIGIN = "this benchmark compares the two"
 
 
@@ -47,7 +47,7 @@ def play(comparison: Comparison, console: Console) -> list[Point]:
         RequestError: there are too few cases, or not two budgets.
     """
     comparison.check()
-    if len(comparison.budgets) != len({FIRST, CONTINUES}):
+    if len(comparison.budgets) != len({BEFORE, CONTINUES}):
         raise RequestError('Name two budgets, of the first round and of the next: "4,8".')
     console.print(header(comparison))
     for seed in comparison.seeds:
@@ -64,8 +64,8 @@ def _of(comparison: Comparison, seed: int) -> list[Point]:
     """Return a seed's lines, the last one per round."""
     wanted = _line(comparison, seed).items()
     points = read_points(comparison.out)
-    kept = [one for one in points if all(one.get(key) == value for key, value in wanted)]
-    return list({point["round"]: point for point in kept}.values())
+    own = [one for one in points if all(one.get(key) == value for key, value in wanted)]
+    return list({point["round"]: point for point in own}.values())
 
 
 def _line(comparison: Comparison, seed: int) -> Point:
@@ -82,7 +82,7 @@ def _points(comparison: Comparison, seed: int) -> Iterator[Point]:
     before, after = comparison.budgets
     settings = replace(comparison.settings, seed=seed, labeled_only=True)
     origin: Origin | str = NO_ORIGIN
-    for name, labeled in ((FIRST, before), (CONTINUES, after), (AFRESH, after)):
+    for name, labeled in ((BEFORE, before), (CONTINUES, after), (AFRESH, after)):
         annotated, others = files[:labeled], files[labeled:]
         cases = comparison.pool.cases(annotated, []), comparison.pool.cases([], others)
         pool = Pool(tuple(cases[0]), tuple(cases[1]), ())
@@ -94,16 +94,16 @@ def _points(comparison: Comparison, seed: int) -> Iterator[Point]:
         if gone_on != (name == CONTINUES):
             raise RequestError(f"The round '{name}' is another one: {fitted.manifest.start}")
         origin = NO_ORIGIN
-        if name == FIRST:
+        if name == BEFORE:
             origin = Origin(fitted.student, fitted.manifest, Parent(version=1, weights=""))
-        found = judge(comparison.pool, fitted.loaded(settings.device), test)
+        judged = judge(comparison.pool, fitted.loaded(settings.device), test)
         yield {
             **_line(comparison, seed),
             "round": name,
             "steps_done": fitted.manifest.plan.steps,
             "seconds": round(seconds, 1),
-            "dice": found["dice"],
-            "dice_per_case": found["dice_per_case"],
+            "dice": judged["dice"],
+            "dice_per_case": judged["dice_per_case"],
         }
 
 
@@ -115,7 +115,7 @@ def _table(points: list[Point]) -> Table:
     fresh = by_round[AFRESH]
     for name, rows in by_round.items():
         pairs = [(one, fresh[seed]) for seed, one in rows.items()] if name != AFRESH else []
-        labels = {one["before" if name == FIRST else "budget"] for one in rows.values()}
+        labels = {one["before" if name == BEFORE else "budget"] for one in rows.values()}
         shown.add_row(
             name,
             *(", ".join(map(str, labels)), f"{_mean(rows, 'steps_done'):.0f}"),

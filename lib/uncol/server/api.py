@@ -10,6 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from uncol import __version__
 from uncol.server.answers import Answer
+from uncol.server.attendance import ATTENDANCE, Attending
 from uncol.server.browsers import Allowed, SameOrigin, page_headers
 from uncol.server.door import RequestFolders
 from uncol.server.errors import UnexpectedErrors, answer_errors
@@ -44,6 +45,7 @@ def make_api(parts: Parts, *, allowed: Allowed, max_upload_mb: int) -> FastAPI:
                 allow_methods=["*"],
                 allow_headers=["*"],
             ),
+            Middleware(Attending, attendance=ATTENDANCE),
             Middleware(RequestFolders),
             Middleware(UploadLimit, limit_mb=max_upload_mb),
         ],

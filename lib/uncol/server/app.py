@@ -150,6 +150,9 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
 
     def work(self, kind: str, request: Mapping[str, Any]) -> object:
         """Do a training or a scoring: what a child is for."""
+        if kind == "idle":
+            learner: UncolTrain = self._trainers["uncol"]
+            return learner.go_on(self.datastore())
         rest = {word: value for word, value in request.items() if word not in ("model", "method")}
         if kind == "train":
             trainer: UncolTrain = self._trainers[request["model"]]

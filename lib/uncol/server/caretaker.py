@@ -17,15 +17,18 @@ from uncol.errors import PacsError, UncolError
 from uncol.selection.queue import Queue
 from uncol.selection.scores import Score, scores_of
 from uncol.selection.survey import Missing, missing
+from uncol.server.attendance import ATTENDANCE
 from uncol.server.desk import MAP_TAG, Desk
 from uncol.settings import Settings
-from uncol.tasks.jobs import JOBS
+from uncol.tasks.jobs import JOBS, Job, Kind
 from uncol.versions.store import ModelStore
 
 logger = logging.getLogger(__name__)
 
 TEND_EVERY_S = 2.0
 FIRST_AFTER_S = 5.0  # a viewer that has just connected goes first
+COMPUTING: tuple[Kind, ...] = ("train", "scoring", "batch_infer", "idle")
+LearnedFrom = tuple[int | None, frozenset[str]]  # the served version and the labeled cases
 
 
 class Caretaker:
@@ -51,6 +54,7 @@ class Caretaker:
         self._desk = desk
         self._tried: tuple[int | None, Missing] | None = None
         self._doubted: int | None = None
+        self._learning: tuple[Job, LearnedFrom] | None = None
 
     def start(self) -> None:
         """Tend from now on, in a thread that ends with the server."""
@@ -67,6 +71,7 @@ class Caretaker:
         self._take_up_maps(waiting | labeled)
         self._tell_doubts()
         self._score(waiting, labeled)
+        self._go_on_learning(labeled)
 
     def _run(self) -> None:
         time.sleep(FIRST_AFTER_S)
@@ -98,6 +103,21 @@ class Caretaker:
             self._tried = (version, left)
             logger.info("Scoring in the background: %s", left.text)
             self._desk.score_by_itself()
+
+    def _go_on_learning(self, labeled: set[str]) -> None:
+        """Let the student learn while nobody works, until nothing is gained from these labels."""
+        learns_from: LearnedFrom = (self._store.current(), frozenset(labeled))
+        version, _ = learns_from
+        if version is None or self._settings.idle_training == "off":
+            return
+        if ATTENDANCE.idle_s() < self._settings.idle_after_s or any(map(JOBS.under_way, COMPUTING)):
+            return
+        if self._learning is not None:
+            job, before = self._learning
+            if before == learns_from and (job.status == "ERROR" or "stopped" in (job.result or {})):
+                return
+        logger.info("Nobody works: version %s goes on learning", version)
+        self._learning = (self._desk.learn_by_itself(), learns_from)
 
     def _take_up_maps(self, names: set[str]) -> None:
         version = self._store.current()

@@ -211,6 +211,7 @@ class Desk:
         asked = ScoringRequest.of(without(body, method=method))
         if self._own_scoring is not None and not self._own_scoring.over.is_set():
             JOBS.stop("scoring")  # a person goes first; it goes on afterwards
+        JOBS.stop("idle")
         if JOBS.under_way("scoring") and not queue:
             raise BusyError("A scoring is already under way. Wait for it, or stop it.")
         return JOBS.start("scoring", {"method": method, **asked.model_dump()})
@@ -218,6 +219,10 @@ class Desk:
     def score_by_itself(self) -> None:
         """Start the scoring that nobody asked for; it gives way to any that somebody asks for."""
         self._own_scoring = self.start_scoring("uncol", {})
+
+    def learn_by_itself(self) -> Job:
+        """Start the training that nobody asked for; it gives way to all that somebody asks for."""
+        return JOBS.start("idle", {})
 
     def start_batch(self, model: str, images: Images, body: Mapping[str, Any]) -> Job:
         """Start an infer of many cases, in a thread of the server.
@@ -266,6 +271,7 @@ class Desk:
         asked = TrainRequest.of(without(body, model=model))
         trainer.check(asked, self.host.datastore())
         JOBS.stop("scoring")  # it would judge a model that is about to be replaced
+        JOBS.stop("idle")
         return asked
 
     def _batch(self, job: Job, model: str, asked: BatchRequest) -> dict[str, Any]:

@@ -7,6 +7,7 @@
     split.json                        which annotated cases train, which judge
     queue.json                        the order of the pool
     train_stats.json                  the running or last round, in the keys that viewers read
+    idle_stats.json                   the same of the rounds that nobody asked for
     project.json                      which studies the folder is for
     owner.json                        which server writes now, or wrote last
     embeddings/<generalist>.jsonl     where each case lies in the generalist's space
@@ -152,6 +153,11 @@ class ModelFolder:
     def train_stats(self) -> Path:
         """The state of the running or last round."""
         return self.student / "train_stats.json"
+
+    @property
+    def idle_stats(self) -> Path:
+        """The state of the running or last round that nobody asked for."""
+        return self.student / "idle_stats.json"
 
     @property
     def runs(self) -> Path:

@@ -31,7 +31,7 @@ from uncol.tasks.child import ChildOrder
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["train", "scoring", "batch_infer"]
+Kind = Literal["train", "scoring", "batch_infer", "idle"]
 Status = Literal["SUBMITTED", "RUNNING", "DONE", "ERROR", "STOPPED"]
 LINES_KEPT = 20
 JOBS_KEPT = 100  # of each kind

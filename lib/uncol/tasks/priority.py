@@ -13,7 +13,7 @@ import psutil
 from uncol.errors import BusyError
 from uncol.tasks.jobs import JOBS, Jobs, Kind
 
-BACKGROUND: tuple[Kind, ...] = ("train", "scoring")
+BACKGROUND: tuple[Kind, ...] = ("train", "scoring", "idle")
 MOST_WAITING = 16
 SPELL_S = 15.0  # under a continuous stream of requests, children run every other 15 s
 

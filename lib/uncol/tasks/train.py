@@ -24,12 +24,13 @@ from uncol.tasks.pending import PendingTraining
 from uncol.tasks.priority import make_way
 from uncol.tasks.requests import TrainRequest
 from uncol.training.progress import ProgressFile, read_stats
-from uncol.training.round import check_pool, train_round
+from uncol.training.round import check_pool, train_idle, train_round
 from uncol.versions.store import ModelStore
 
 logger = logging.getLogger(__name__)
 
 TRAINING_NICENESS = 5  # an annotator's request goes before training
+IDLE_NICENESS = 15  # and everything else before the training that nobody asked for
 MAX_STEP_SCALE = 20.0
 SHOWN = 5  # labels in doubt that the statistics list
 NOT_MEASURED = (
@@ -75,6 +76,7 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
             stats["accuracy"] = measured.model_dump() if measured else None
             stats["accuracy_note"] = measured.text if measured else NOT_MEASURED
             stats["label_check"] = [doubt.text for doubt in read_doubts(store, version)[:SHOWN]]
+            stats["idle"] = read_stats(self.folder.idle_stats) or None
         return stats
 
     def check(self, asked: TrainRequest, datastore: Datastore) -> None:
@@ -130,6 +132,23 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
         for name, reason in outcome.left_out.items():
             logger.warning("Left out %s: %s", name, reason)
         return self.stats()
+
+    def go_on(self, datastore: Datastore) -> dict[str, Any]:
+        """Let the served student go on learning; returns `stopped`, why not, or `version`."""
+        make_way(IDLE_NICENESS)
+        progress = ProgressFile(self.folder.idle_stats, self.folder.runs)
+        try:
+            settings = self.settings.for_round(device_of(None))
+            outcome = train_idle(cases_of(datastore), settings, progress)
+        except Exception as error:
+            progress.finish("failed", error=_in_words(error))
+            raise
+        if isinstance(outcome, str):
+            progress.finish(f"nothing to gain: {outcome}")
+            return {"stopped": outcome}
+        progress.done(outcome)
+        logger.info("%s", outcome.verdict.reason)
+        return {"version": outcome.version}
 
 
 def _killed(after: str) -> dict[str, str]:

@@ -235,6 +235,7 @@ def _manifest(
         ),
         packages=package_versions(),
         plan=plan,
+        idle=settings.idle,
     )
 
 

@@ -9,8 +9,9 @@ from uncol.data.cases import HELD_OUT_FROM, Case, Pool
 from uncol.errors import TrainingError, WeightsError
 from uncol.round_settings import RoundSettings
 from uncol.training.fit import fit
+from uncol.training.idle import next_idle_round
 from uncol.training.reporter import Reporter
-from uncol.training.start import served_origin
+from uncol.training.start import Origin, served_origin
 from uncol.versions.gate import accuracy, compare
 from uncol.versions.loaded import LoadedStudent, judge, load_version
 from uncol.versions.manifest import Verdict
@@ -78,15 +79,33 @@ def train_round(cases: Sequence[Case], settings: RoundSettings, reporter: Report
     others = sorted(case.name for case in cases if case.label is None)
     check_pool(annotated_names, others, labeled_only=settings.labeled_only)
     pool = FrozenSplit(store.folder.split).of(cases)
-    outcome = _train(pool, store, settings, reporter)
+    outcome = _train(pool, store, settings, reporter, served_origin(store, settings))
     gone_on = store.manifest(outcome.version).parent is not None
     if gone_on and not outcome.verdict.published:
-        outcome = _train(pool, store, settings, reporter)
+        outcome = _train(pool, store, settings, reporter, served_origin(store, settings))
     return outcome
 
 
-def _train(pool: Pool, store: ModelStore, settings: RoundSettings, reporter: Reporter) -> Outcome:
-    origin = served_origin(store, settings)
+def train_idle(cases: Sequence[Case], settings: RoundSettings, reporter: Reporter) -> Outcome | str:
+    """Let the served student go on learning; returns why not, if nothing is to be gained.
+
+    Raises: as `train_round`.
+    """
+    store = ModelStore(settings.model_dir)
+    pool = FrozenSplit(store.folder.split).of(cases)
+    chosen = next_idle_round(store, pool, settings)
+    if isinstance(chosen, str):
+        return chosen
+    return _train(pool, store, chosen.settings, reporter, chosen.origin)
+
+
+def _train(
+    pool: Pool,
+    store: ModelStore,
+    settings: RoundSettings,
+    reporter: Reporter,
+    origin: Origin | str,
+) -> Outcome:
     fitted = fit(pool, settings, reporter, store.folder.runs, origin)
     reporter.phase("judging on held-out cases")
     candidate = fitted.loaded(settings.device)

@@ -174,4 +174,5 @@ def _refused_child(store: ModelStore, number: int, version: int) -> bool:
     except WeightsError:  # a damaged one says nothing
         return False
     refused = made.gate is not None and not made.gate.published
-    return refused and made.parent is not None and made.parent.version == version
+    # an idle one shows that more steps on the same labels bring nothing, and no more
+    return refused and not made.idle and made.parent is not None and made.parent.version == version

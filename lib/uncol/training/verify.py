@@ -148,4 +148,5 @@ def _settings_of_then(manifest: Manifest, settings: RoundSettings) -> RoundSetti
         seed=manifest.seed,
         step_scale=manifest.options.step_scale,
         labeled_only=manifest.options.labeled_only,
+        idle=manifest.idle,
     )

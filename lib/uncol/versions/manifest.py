@@ -162,6 +162,7 @@ class Manifest(BaseModel):
         plan: the budget.
         start: what it began with, in a sentence.
         parent: the version that it went on from; None if it began with random weights.
+        idle: whether nobody asked for it, see `training/idle.py`.
     """
 
     model_config = ConfigDict(frozen=True, serialize_by_alias=True)
@@ -195,6 +196,7 @@ class Manifest(BaseModel):
     plan: Plan
     start: str = ""
     parent: Parent | None = None
+    idle: bool = False
 
     @property
     def space(self) -> Space:

@@ -2,12 +2,10 @@
 
 from dataclasses import replace
 
-import nibabel as nib
-import numpy as np
 import pytest
 import torch
 
-from uncol.data.cases import Case, Pool
+from uncol.data.cases import Pool
 from uncol.errors import RequestError
 from uncol.training.fit import NEW_AGAIN, fit
 from uncol.training.plan import make_plan
@@ -18,33 +16,14 @@ from uncol.training.verify import verify
 from uncol.versions.manifest import Verdict
 from uncol.versions.store import ModelStore
 
-SHAPE = (24, 24, 16)
 LABELED = 4
+TOTAL = 6
 
 
-def write(path, array, *, spacing=1.0):
-    nib.save(nib.Nifti1Image(array, np.diag([spacing, spacing, spacing, 1])), path)
-    return path
-
-
-def ball(number):
-    axes = np.indices(SHAPE) - np.array([9 + number % 5, 10, 8])[:, None, None, None]
-    return ((axes**2).sum(axis=0) < 25).astype(np.uint8)
-
-
-def scan(number):
-    noise = np.random.default_rng(number).normal(size=SHAPE)
-    return (ball(number) * 4 + noise).astype(np.float32)
-
-
-def case(folder, number, *, annotated=True):
-    image = write(folder / f"c{number:02d}.nii.gz", scan(number))
-    path = write(folder / f"c{number:02d}_label.nii.gz", ball(number))
-    return Case(f"c{number:02d}", image, path if annotated else None)
-
-
-def cases(folder, annotated, *, total=6):
-    return [case(folder, number, annotated=number < annotated) for number in range(total)]
+@pytest.fixture
+def cases(ball_case):
+    """Makes pools of six cases, of which the first ones are annotated."""
+    return lambda annotated: [ball_case(n, annotated=n < annotated) for n in range(TOTAL)]
 
 
 @pytest.fixture
@@ -58,9 +37,9 @@ def store(settings):
 
 
 @pytest.fixture
-def first(tmp_path, settings):
+def first(cases, settings):
     """The first version, of four labels."""
-    return train_round(cases(tmp_path, LABELED), settings, Reporter())
+    return train_round(cases(LABELED), settings, Reporter())
 
 
 def test_the_first_round_begins_with_random_weights(first, store):
@@ -68,8 +47,8 @@ def test_the_first_round_begins_with_random_weights(first, store):
     assert store.manifest(1).parent is None
 
 
-def test_a_round_goes_on_where_labels_were_only_added(first, tmp_path, settings, store):
-    outcome = train_round(cases(tmp_path, LABELED + 1), settings, Reporter())
+def test_a_round_goes_on_where_labels_were_only_added(first, cases, settings, store):
+    outcome = train_round(cases(LABELED + 1), settings, Reporter())
     assert outcome.start == "Goes on from version 1."
     made = store.manifest(outcome.version)
     assert made.parent.version == 1
@@ -78,30 +57,30 @@ def test_a_round_goes_on_where_labels_were_only_added(first, tmp_path, settings,
     assert made.plan.steps == pytest.approx(whole.steps / 4, abs=1)
 
 
-def test_one_press_more_without_a_new_label_goes_on_as_well(first, tmp_path, settings):
-    again = train_round(cases(tmp_path, LABELED), settings, Reporter())
+def test_one_press_more_without_a_new_label_goes_on_as_well(first, cases, settings):
+    again = train_round(cases(LABELED), settings, Reporter())
     assert again.start == "Goes on from version 1."
 
 
-def test_a_round_that_goes_on_begins_with_the_served_weights(first, tmp_path, settings, store):
-    trainer = begun(tmp_path, settings, store).trainer
+def test_a_round_that_goes_on_begins_with_the_served_weights(first, cases, settings, store):
+    trainer = begun(cases, settings, store).trainer
     weights = store.load(1)[0].state_dict()
     for network in (trainer.state.student, trainer.state.specialist):
         for name, value in network.state_dict().items():
             assert torch.equal(value, weights[name]), name
 
 
-def test_new_cases_are_drawn_more_often(first, tmp_path, settings, store):
-    drawn = [one.name for one in begun(tmp_path, settings, store).trainer.data.labeled]
+def test_new_cases_are_drawn_more_often(first, cases, settings, store):
+    drawn = [one.name for one in begun(cases, settings, store).trainer.data.labeled]
     assert {name: drawn.count(name) for name in drawn} == {
         **{f"c{number:02d}": 1 for number in range(LABELED)},
         "c04": 1 + NEW_AGAIN,
     }
 
 
-def begun(folder, settings, store):
+def begun(cases, settings, store):
     """A run on one label more that has begun; `fit` would train it to its end."""
-    pool = pool_of(cases(folder, LABELED + 1))
+    pool = pool_of(cases(LABELED + 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("uncol.training.fit.train", lambda begun, reporter: begun)
         return fit(pool, settings, Reporter(), store.folder.runs, served_origin(store, settings))
@@ -115,48 +94,47 @@ def pool_of(some):
     )
 
 
-def changed_label(folder, pool, settings):
-    write(folder / "c00_label.nii.gz", np.roll(ball(0), 3, axis=0))
+def changed_label(make, pool, settings):
+    make(0, moved=3)
     return pool, settings, "changed or went: c00"
 
 
-def removed_label(folder, pool, settings):
+def removed_label(make, pool, settings):
     return [replace(pool[0], label=None), *pool[1:]], settings, "changed or went: c00"
 
 
-def removed_case(folder, pool, settings):
+def removed_case(make, pool, settings):
     return pool[1:], settings, "changed or went: c00"
 
 
-def changed_scan(folder, pool, settings):
-    write(folder / "c00.nii.gz", scan(100))
+def changed_scan(make, pool, settings):
+    make(0, shown=100)
     return pool, settings, "changed or went: c00"
 
 
-def other_labels(folder, pool, settings):
+def other_labels(make, pool, settings):
     return pool, replace(settings, labels={"sphere": 1}), "setting 'labels'"
 
 
-def other_modality(folder, pool, settings):
+def other_modality(make, pool, settings):
     return pool, replace(settings, modality="ct"), "setting 'modality'"
 
 
-def other_network(folder, pool, settings):
+def other_network(make, pool, settings):
     return pool, replace(settings, preset="small3d"), "another network"
 
 
-def the_released_code(folder, pool, settings):
+def the_released_code(make, pool, settings):
     return pool, replace(settings, mode="release"), "as the authors' code does"
 
 
-def not_wanted(folder, pool, settings):
+def not_wanted(make, pool, settings):
     return pool, replace(settings, pretrained=False), "the option pretrained is off"
 
 
-def other_voxels(folder, pool, settings):
+def other_voxels(make, pool, settings):
     for number in range(len(pool)):
-        write(folder / f"c{number:02d}.nii.gz", scan(number), spacing=2.0)
-        write(folder / f"c{number:02d}_label.nii.gz", ball(number), spacing=2.0)
+        make(number, spacing=2.0)
     return pool, settings, "voxels are of another size"
 
 
@@ -176,29 +154,28 @@ def other_voxels(folder, pool, settings):
     ],
 )
 def test_what_else_changed_lets_a_round_begin_with_random_weights(
-    first, change, tmp_path, settings, store
+    first, change, cases, ball_case, settings, store
 ):
-    pool, asked, why = change(tmp_path, cases(tmp_path, LABELED), settings)
+    pool, asked, why = change(ball_case, cases(LABELED), settings)
     outcome = train_round(pool, asked, Reporter())
     assert outcome.start.startswith("Begins with random weights: ")
     assert why in outcome.start
     assert store.manifest(outcome.version).parent is None
 
 
-def test_scans_of_nearly_the_same_voxel_size_do_not_matter(first, tmp_path, settings, store):
-    pool = cases(tmp_path, LABELED)
-    for number in range(LABELED, 12):
-        image = write(tmp_path / f"c{number:02d}.nii.gz", scan(number), spacing=1.1)
-        pool = [one for one in pool if one.name != f"c{number:02d}"]
-        pool.append(Case(f"c{number:02d}", image, None))
+def test_scans_of_nearly_the_same_voxel_size_do_not_matter(
+    first, cases, ball_case, settings, store
+):
+    finer = [ball_case(n, annotated=False, spacing=1.1) for n in range(LABELED, 3 * LABELED)]
+    pool = [*cases(LABELED)[:LABELED], *finer]
     outcome = train_round(pool, settings, Reporter())
     assert outcome.start == "Goes on from version 1."
     assert store.manifest(2).spacing_mm == store.manifest(1).spacing_mm
 
 
-def test_a_damaged_served_version_is_not_gone_on_from(first, tmp_path, settings, store):
+def test_a_damaged_served_version_is_not_gone_on_from(first, cases, settings, store):
     store.folder.weights(1).write_bytes(b"damaged")
-    outcome = train_round(cases(tmp_path, LABELED), settings, Reporter())
+    outcome = train_round(cases(LABELED), settings, Reporter())
     assert "Weights of model version 1 cannot be read" in outcome.start
     assert outcome.served == 2
 
@@ -214,10 +191,10 @@ def refuse_children(monkeypatch, store):
 
 
 def test_a_worse_student_that_went_on_is_followed_by_one_from_random_weights(
-    first, tmp_path, settings, store, monkeypatch
+    first, cases, settings, store, monkeypatch
 ):
     refuse_children(monkeypatch, store)
-    outcome = train_round(cases(tmp_path, LABELED + 1), settings, Reporter())
+    outcome = train_round(cases(LABELED + 1), settings, Reporter())
     assert outcome.version == outcome.served == 3
     assert outcome.start == (
         "Begins with random weights: version 2, which went on from version 1, was worse than it."
@@ -226,7 +203,7 @@ def test_a_worse_student_that_went_on_is_followed_by_one_from_random_weights(
     assert not store.manifest(2).gate.published
     assert store.manifest(3).parent is None
     monkeypatch.undo()
-    later = train_round(cases(tmp_path, LABELED + 1), settings, Reporter())
+    later = train_round(cases(LABELED + 1), settings, Reporter())
     assert later.start == "Goes on from version 3."
 
 
@@ -246,9 +223,9 @@ class StopsAt(Reporter):
 
 
 def test_a_killed_round_that_went_on_resumes_to_the_last_bit(
-    first, tmp_path, settings, store, monkeypatch
+    first, tmp_path, cases, settings, store, monkeypatch
 ):
-    pool = pool_of(cases(tmp_path, LABELED + 1))
+    pool = pool_of(cases(LABELED + 1))
     longer = replace(settings, step_scale=0.05)
     origin = served_origin(store, longer)
     straight = fit(pool, longer, Reporter(), tmp_path / "straight", origin).student
@@ -263,15 +240,15 @@ def test_a_killed_round_that_went_on_resumes_to_the_last_bit(
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_a_version_that_went_on_can_be_trained_again(first, tmp_path, settings, store):
-    pool = cases(tmp_path, LABELED + 1)
+def test_a_version_that_went_on_can_be_trained_again(first, cases, settings, store):
+    pool = cases(LABELED + 1)
     train_round(pool, settings, Reporter())
     found = verify(store, 2, pool, {}, settings, Reporter(), retrain=True)
     assert found.weights == 0
 
 
-def test_without_its_parent_a_version_cannot_be_trained_again(first, tmp_path, settings, store):
-    pool = cases(tmp_path, LABELED + 1)
+def test_without_its_parent_a_version_cannot_be_trained_again(first, cases, settings, store):
+    pool = cases(LABELED + 1)
     train_round(pool, settings, Reporter())
     train_round(pool, settings, Reporter())
     assert store.gc(0) == [1]  # the served one's parent stays
@@ -280,8 +257,8 @@ def test_without_its_parent_a_version_cannot_be_trained_again(first, tmp_path, s
         verify(store, 2, pool, {}, settings, Reporter(), retrain=True)
 
 
-def test_a_parent_whose_weights_were_replaced_is_noticed(first, tmp_path, settings, store):
-    pool = cases(tmp_path, LABELED + 1)
+def test_a_parent_whose_weights_were_replaced_is_noticed(first, cases, settings, store):
+    pool = cases(LABELED + 1)
     train_round(pool, settings, Reporter())
     store.folder.weights(1).write_bytes(store.folder.weights(2).read_bytes())
     with pytest.raises(RequestError, match="have changed since"):
