@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import requests
+import torch
 from one_server import stats, submit, wait
 
 from uncol.demo.pool import make_pool
@@ -38,7 +39,14 @@ def test_the_student_goes_on_learning_while_nobody_works(
         wait(lambda: stats(url).get("model_version") == 1)
         assert store.manifest(1).cases["held_out"]
 
-        wait(lambda: idle(url).get("epoch", 0) > 0)  # nobody asked for it
+        checkpoint = tmp_path / "model" / "uncol" / "runs" / "checkpoint.pt"
+        wait(lambda: idle(url).get("epoch", 0) > 0 and checkpoint.exists())  # nobody asked for it
+        began = idle(url)["start_ts"]
+        reply = requests.post(f"{url}/infer/uncol", params={"image": sorted(cases)[-1]}, timeout=60)
+        assert reply.ok, reply.text
+        done = torch.load(checkpoint, weights_only=True)["trainer"]["done"]
+        wait(lambda: idle(url)["start_ts"] > began and idle(url)["epoch"] > 0)
+        assert idle(url)["epoch"] > done > 0  # it goes on where it was
         assert requests.get(f"{url}/train/?check_if_running=true", timeout=60).status_code == 404
         # who presses Train is not kept waiting
         reply = requests.post(f"{url}/train/uncol", json={"step_scale": 0.01}, timeout=60)

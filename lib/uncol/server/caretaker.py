@@ -110,7 +110,10 @@ class Caretaker:
         version, _ = learns_from
         if version is None or self._settings.idle_training == "off":
             return
-        if ATTENDANCE.idle_s() < self._settings.idle_after_s or any(map(JOBS.under_way, COMPUTING)):
+        if ATTENDANCE.idle_s() < self._settings.idle_after_s:
+            JOBS.stop("idle")  # it stands still for a request, but keeps its memory
+            return
+        if any(map(JOBS.under_way, COMPUTING)):
             return
         if self._learning is not None:
             job, before = self._learning

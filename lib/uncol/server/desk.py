@@ -178,6 +178,7 @@ class Desk:
         """Stop the training under way and forget it."""
         with self._pending.accepting:
             self._pending.over()
+            JOBS.stop("idle")
             return JOBS.stop("train")
 
     def go_on_training(self) -> None:
