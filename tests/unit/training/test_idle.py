@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from balls import ball_case
 
 from uncol.training.plan import make_plan
 from uncol.training.reporter import Reporter
@@ -15,8 +16,10 @@ LABELED = 12  # two of them are held out
 
 
 @pytest.fixture
-def cases(ball_case):
-    return [ball_case(number, annotated=number < LABELED) for number in range(LABELED + 2)]
+def cases(tmp_path):
+    return [
+        ball_case(tmp_path, number, annotated=number < LABELED) for number in range(LABELED + 2)
+    ]
 
 
 @pytest.fixture

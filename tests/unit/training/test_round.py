@@ -1,8 +1,8 @@
 from dataclasses import replace
 
-import nibabel as nib
 import numpy as np
 import pytest
+from balls import ball_case, write
 
 from uncol.calibration.accuracy import shown_accuracy
 from uncol.calibration.evidence import Evidence
@@ -15,24 +15,6 @@ from uncol.versions.loaded import judge, load_version
 from uncol.versions.metrics import dice_per_label
 from uncol.versions.store import ModelStore
 
-SHAPE = (24, 24, 16)
-
-
-def write(path, array):
-    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
-    return path
-
-
-def a_case(folder, number, *, wrong=False, annotated=True):
-    axes = np.meshgrid(*map(np.arange, SHAPE), indexing="ij")
-    center = (9 + number % 5, 10, 8)
-    label = (sum((a - c) ** 2 for a, c in zip(axes, center, strict=True)) < 25).astype(np.uint8)
-    scan = (label * 4 + np.random.default_rng(number).normal(size=SHAPE)).astype(np.float32)
-    image = write(folder / f"c{number:02d}.nii.gz", scan)
-    drawn = np.roll(label, 12, axis=0) if wrong else label
-    path = write(folder / f"c{number:02d}_{wrong}.nii.gz", drawn)
-    return Case(f"c{number:02d}", image, path if annotated else None)
-
 
 @pytest.fixture
 def settings(tmp_path, tiny_settings):
@@ -41,7 +23,7 @@ def settings(tmp_path, tiny_settings):
 
 @pytest.mark.slow
 def test_a_round_with_wrong_labels_does_not_replace_the_served_student(tmp_path, settings):
-    pool = [a_case(tmp_path, n, annotated=n < 12) for n in range(14)]
+    pool = [ball_case(tmp_path, n, annotated=n < 12) for n in range(14)]
     store = ModelStore(settings.model_dir)
     first = train_round(pool, settings, Reporter())
     assert first.verdict.published
@@ -53,7 +35,7 @@ def test_a_round_with_wrong_labels_does_not_replace_the_served_student(tmp_path,
     assert len(held_out) == 2
 
     wrong = [
-        a_case(tmp_path, n, wrong=c.name not in held_out, annotated=n < 12)
+        ball_case(tmp_path, n, moved=0 if c.name in held_out else 12, annotated=n < 12)
         for n, c in enumerate(pool)
     ]
     second = train_round(wrong, replace(settings, seed=1), Reporter())
@@ -69,7 +51,7 @@ def test_a_round_with_wrong_labels_does_not_replace_the_served_student(tmp_path,
 
 
 def test_below_ten_labels_every_round_is_published_and_says_why(tmp_path, settings):
-    pool = [a_case(tmp_path, n, annotated=n < 4) for n in range(6)]
+    pool = [ball_case(tmp_path, n, annotated=n < 4) for n in range(6)]
     quick = replace(settings, step_scale=0.02)
     store = ModelStore(settings.model_dir)
     assert shown_accuracy(store) is None
@@ -91,7 +73,7 @@ def test_below_ten_labels_every_round_is_published_and_says_why(tmp_path, settin
 
 
 def test_predictions_of_what_may_be_several_keep_all_pieces(tmp_path, settings):
-    pool = [a_case(tmp_path, n, annotated=n < 4) for n in range(5)]
+    pool = [ball_case(tmp_path, n, annotated=n < 4) for n in range(5)]
     quick = replace(settings, step_scale=0.02)
     store = ModelStore(settings.model_dir)
     for number, lesions in enumerate((False, True), start=1):
@@ -107,7 +89,7 @@ def test_no_version_is_refused_for_keeping_all_pieces(tmp_path, settings, monkey
         return judge(published, cases, released=released)
 
     monkeypatch.setattr("uncol.training.round.judge", judging)
-    pool = [a_case(tmp_path, n, annotated=n < 10) for n in range(11)]
+    pool = [ball_case(tmp_path, n, annotated=n < 10) for n in range(11)]
     quick = replace(settings, step_scale=0.02)
     train_round(pool, quick, Reporter())
     train_round(pool, replace(quick, one_piece=False), Reporter())
@@ -121,7 +103,7 @@ def test_no_version_is_refused_for_keeping_all_pieces(tmp_path, settings, monkey
 
 
 def test_a_version_for_other_labels_is_not_compared(tmp_path, settings):
-    pool = [a_case(tmp_path, n, annotated=n < 12) for n in range(14)]
+    pool = [ball_case(tmp_path, n, annotated=n < 12) for n in range(14)]
     quick = replace(settings, step_scale=0.02)
     train_round(pool, quick, Reporter())
     renamed = replace(quick, labels={"sphere": 1})
@@ -131,7 +113,7 @@ def test_a_version_for_other_labels_is_not_compared(tmp_path, settings):
 
 
 def test_held_out_cases_are_the_decided_ones(tmp_path, settings):
-    pool = [a_case(tmp_path, n, annotated=n < 12) for n in range(14)]
+    pool = [ball_case(tmp_path, n, annotated=n < 12) for n in range(14)]
     train_round(pool, replace(settings, step_scale=0.02), Reporter())
     sides = decide([c.name for c in pool[:12]], {})
     held_out = ModelStore(settings.model_dir).manifest(1).cases["held_out"]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from balls import ball_case
 
 from uncol.data.cases import Pool
 from uncol.errors import RequestError
@@ -21,9 +22,9 @@ TOTAL = 6
 
 
 @pytest.fixture
-def cases(ball_case):
+def cases(tmp_path):
     """Makes pools of six cases, of which the first ones are annotated."""
-    return lambda annotated: [ball_case(n, annotated=n < annotated) for n in range(TOTAL)]
+    return lambda annotated: [ball_case(tmp_path, n, annotated=n < annotated) for n in range(TOTAL)]
 
 
 @pytest.fixture
@@ -94,47 +95,47 @@ def pool_of(some):
     )
 
 
-def changed_label(make, pool, settings):
-    make(0, moved=3)
+def changed_label(folder, pool, settings):
+    ball_case(folder, 0, moved=3)
     return pool, settings, "changed or went: c00"
 
 
-def removed_label(make, pool, settings):
+def removed_label(folder, pool, settings):
     return [replace(pool[0], label=None), *pool[1:]], settings, "changed or went: c00"
 
 
-def removed_case(make, pool, settings):
+def removed_case(folder, pool, settings):
     return pool[1:], settings, "changed or went: c00"
 
 
-def changed_scan(make, pool, settings):
-    make(0, shown=100)
+def changed_scan(folder, pool, settings):
+    ball_case(folder, 0, shown=100)
     return pool, settings, "changed or went: c00"
 
 
-def other_labels(make, pool, settings):
+def other_labels(folder, pool, settings):
     return pool, replace(settings, labels={"sphere": 1}), "setting 'labels'"
 
 
-def other_modality(make, pool, settings):
+def other_modality(folder, pool, settings):
     return pool, replace(settings, modality="ct"), "setting 'modality'"
 
 
-def other_network(make, pool, settings):
+def other_network(folder, pool, settings):
     return pool, replace(settings, preset="small3d"), "another network"
 
 
-def the_released_code(make, pool, settings):
+def the_released_code(folder, pool, settings):
     return pool, replace(settings, mode="release"), "as the authors' code does"
 
 
-def not_wanted(make, pool, settings):
+def not_wanted(folder, pool, settings):
     return pool, replace(settings, pretrained=False), "the option pretrained is off"
 
 
-def other_voxels(make, pool, settings):
+def other_voxels(folder, pool, settings):
     for number in range(len(pool)):
-        make(number, spacing=2.0)
+        ball_case(folder, number, spacing=2.0)
     return pool, settings, "voxels are of another size"
 
 
@@ -154,19 +155,19 @@ def other_voxels(make, pool, settings):
     ],
 )
 def test_what_else_changed_lets_a_round_begin_with_random_weights(
-    first, change, cases, ball_case, settings, store
+    first, change, cases, tmp_path, settings, store
 ):
-    pool, asked, why = change(ball_case, cases(LABELED), settings)
+    pool, asked, why = change(tmp_path, cases(LABELED), settings)
     outcome = train_round(pool, asked, Reporter())
     assert outcome.start.startswith("Begins with random weights: ")
     assert why in outcome.start
     assert store.manifest(outcome.version).parent is None
 
 
-def test_scans_of_nearly_the_same_voxel_size_do_not_matter(
-    first, cases, ball_case, settings, store
-):
-    finer = [ball_case(n, annotated=False, spacing=1.1) for n in range(LABELED, 3 * LABELED)]
+def test_scans_of_nearly_the_same_voxel_size_do_not_matter(first, cases, tmp_path, settings, store):
+    finer = [
+        ball_case(tmp_path, n, annotated=False, spacing=1.1) for n in range(LABELED, 3 * LABELED)
+    ]
     pool = [*cases(LABELED)[:LABELED], *finer]
     outcome = train_round(pool, settings, Reporter())
     assert outcome.start == "Goes on from version 1."

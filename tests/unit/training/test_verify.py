@@ -1,6 +1,6 @@
-import nibabel as nib
 import numpy as np
 import pytest
+from balls import SHAPE, ball_case, write
 
 from uncol.data.cases import Case
 from uncol.errors import RequestError
@@ -10,27 +10,12 @@ from uncol.training.round import train_round
 from uncol.training.verify import verify
 from uncol.versions.store import ModelStore
 
-SHAPE = (24, 24, 16)
-
-
-def write(path, array):
-    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
-    return path
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, tiny_settings):
     """A version of twelve labels, two of them held out, and its pool."""
     folder = tmp_path_factory.mktemp("verify")
-    axes = np.meshgrid(*map(np.arange, SHAPE), indexing="ij")
-    cases = []
-    for number in range(14):
-        center = (9 + number % 5, 10, 8)
-        label = sum((a - c) ** 2 for a, c in zip(axes, center, strict=True)) < 25
-        scan = label * 2 + np.random.default_rng(number).normal(size=SHAPE)
-        image = write(folder / f"c{number}.nii.gz", scan.astype(np.float32))
-        drawn = write(folder / f"c{number}_label.nii.gz", label.astype(np.uint8))
-        cases.append(Case(f"c{number}", image, drawn if number < 12 else None))
+    cases = [ball_case(folder, number, annotated=number < 12) for number in range(14)]
     settings = tiny_settings(folder / "model", step_scale=0.02)
     train_round(cases, settings, Reporter())
     return ModelStore(folder / "model"), cases, settings
