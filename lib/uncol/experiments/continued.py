@@ -112,18 +112,23 @@ def _table(points: list[Point]) -> Table:
     for column in ("round", "labels", "steps", "seconds", "Dice", "minus afresh", "by seed"):
         shown.add_column(column, justify="left" if column == "round" else "right")
     by_round = {name: {p["seed"]: p for p in points if p["round"] == name} for name in ROUNDS}
-    fresh = by_round[AFRESH]
     for name, rows in by_round.items():
-        pairs = [(one, fresh[seed]) for seed, one in rows.items()] if name != AFRESH else []
-        labels = {one["before" if name == BEFORE else "budget"] for one in rows.values()}
-        shown.add_row(
-            name,
-            *(", ".join(map(str, labels)), f"{_mean(rows, 'steps_done'):.0f}"),
-            *(f"{_mean(rows, 'seconds'):.0f}", f"{_mean(rows, 'dice'):.3f}"),
-            gap_text(case_gaps(pairs)),
-            ", ".join(f"{one['dice'] - other['dice']:+.4f}" for one, other in pairs),
-        )
+        shown.add_row(name, *_cells(rows, {} if name == AFRESH else by_round[AFRESH]))
     return shown
+
+
+def _cells(rows: dict[int, Point], fresh: dict[int, Point]) -> list[str]:
+    """Return the cells of a round after its name, beside the rounds from random weights."""
+    pairs = [(one, fresh[seed]) for seed, one in rows.items() if seed in fresh]
+    labels = {one["before" if one["round"] == BEFORE else "budget"] for one in rows.values()}
+    return [
+        ", ".join(map(str, labels)),
+        f"{_mean(rows, 'steps_done'):.0f}",
+        f"{_mean(rows, 'seconds'):.0f}",
+        f"{_mean(rows, 'dice'):.3f}",
+        gap_text(case_gaps(pairs)),
+        ", ".join(f"{one['dice'] - other['dice']:+.4f}" for one, other in pairs),
+    ]
 
 
 def _mean(rows: dict[int, Point], field: str) -> float:

@@ -76,7 +76,7 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
             stats["accuracy"] = measured.model_dump() if measured else None
             stats["accuracy_note"] = measured.text if measured else NOT_MEASURED
             stats["label_check"] = [doubt.text for doubt in read_doubts(store, version)[:SHOWN]]
-            stats["idle"] = read_stats(self.folder.idle_stats) or None
+            stats["idle"] = read_stats(self.folder.idle_stats)
         return stats
 
     def check(self, asked: TrainRequest, datastore: Datastore) -> None:
