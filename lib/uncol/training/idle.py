@@ -8,6 +8,7 @@ held-out cases nothing could tell a gain from a loss, so there are none.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -87,11 +88,17 @@ def _tried(store: ModelStore, served: int, pool: Pool) -> int | None:
         if case.label is not None
     }
     for number in reversed(store.versions()):
-        try:
+        with contextlib.suppress(WeightsError):  # a damaged one says nothing
             made = store.manifest(number)
-        except WeightsError:
-            continue
-        child = made.idle and made.parent is not None and made.parent.version == served
-        if child and labels == {name: label for name, (_, label) in made.digests.items() if label}:
-            return number
+            if _idle_child(made, served) and _labels_of(made) == labels:
+                return number
     return None
+
+
+def _idle_child(made: Manifest, served: int) -> bool:
+    return made.idle and made.parent is not None and made.parent.version == served
+
+
+def _labels_of(made: Manifest) -> dict[str, str]:
+    """Return the digests of the labels that it was made with."""
+    return {name: label for name, (_, label) in made.digests.items() if label}
