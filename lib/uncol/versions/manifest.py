@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import not_
 from typing import Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
@@ -194,9 +195,10 @@ class Manifest(BaseModel):
     gate: Verdict | None = None
     packages: dict[str, str]
     plan: Plan
-    start: str = ""
-    parent: Parent | None = None
-    idle: bool = False
+    # not written where they say nothing, as in the files of earlier versions
+    start: str = Field(default="", exclude_if=not_)
+    parent: Parent | None = Field(default=None, exclude_if=not_)
+    idle: bool = Field(default=False, exclude_if=not_)
 
     @property
     def space(self) -> Space:

@@ -67,7 +67,7 @@ def test_these_are_all_commands():
     assert set(commands()) == {
         "demo", "serve-pacs", "simulate", "weights fetch", "models list", "models show",
         "models rollback", "models gc", "models verify", "benchmark uncertainty",
-        "benchmark rounds", "benchmark ssl", "benchmark average",
+        "benchmark rounds", "benchmark ssl", "benchmark average", "benchmark continued",
     }  # fmt: skip
 
 
