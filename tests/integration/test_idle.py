@@ -39,7 +39,7 @@ def test_the_student_goes_on_learning_while_nobody_works(
         wait(lambda: stats(url).get("model_version") == 1)
         assert store.manifest(1).cases["held_out"]
 
-        checkpoint = tmp_path / "model" / "uncol" / "runs" / "checkpoint.pt"
+        checkpoint = tmp_path / "model" / "uncol" / "runs" / "idle" / "checkpoint.pt"
         wait(lambda: idle(url).get("epoch", 0) > 0 and checkpoint.exists())  # nobody asked for it
         began = idle(url)["start_ts"]
         reply = requests.post(f"{url}/infer/uncol", params={"image": sorted(cases)[-1]}, timeout=60)

@@ -242,7 +242,7 @@ def _fold_student(judge: Judge, train: Sequence[TrainingCase], *, seed: int) -> 
     stage 2.
     """
     manifest, device = judge.manifest, judge.settings.device
-    steps = max(1, round(FOLD_STEPS * _whole_steps(manifest)))
+    steps = max(1, round(FOLD_STEPS * whole_steps(manifest)))
     plan = Plan(0, steps, 1, 1, prompt_every=steps)
     preset = replace(PRESETS[manifest.preset], spec=manifest.spec, crop=manifest.window)
     run = new_run(preset, len(manifest.labels) + 1, generalist=None, seed=seed, device=device)
@@ -260,12 +260,13 @@ def _fold_student(judge: Judge, train: Sequence[TrainingCase], *, seed: int) -> 
     return run.deployed(manifest.recipe)
 
 
-def _whole_steps(manifest: Manifest) -> int:
+def whole_steps(manifest: Manifest) -> int:
     """Return the steps of a round on the version's pool that begins with random weights."""
     labeled, unlabeled = (len(manifest.cases[part]) for part in ("labeled", "unlabeled"))
     options = manifest.options
-    gpu = options.device == "cuda"
-    return make_plan(labeled, unlabeled, gpu=gpu, scale=options.step_scale).steps
+    # an idle round's scale is its own length, not what somebody asked for
+    scale = 1.0 if manifest.idle else options.step_scale
+    return make_plan(labeled, unlabeled, gpu=options.device == "cuda", scale=scale).steps
 
 
 def _by_label(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,16 +22,24 @@ class Attendance:
         """Begin now: whoever starts a server is about to use it."""
         self._guard = threading.Lock()
         self._last = time.monotonic()
+        self._requests = 0
 
-    def note(self) -> None:
-        """Somebody works."""
+    @contextlib.contextmanager
+    def request(self) -> Iterator[None]:
+        """Somebody works until the request is over."""
         with self._guard:
-            self._last = time.monotonic()
+            self._requests += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._requests -= 1
+                self._last = time.monotonic()
 
     def idle_s(self) -> float:
-        """Return the seconds since somebody last worked."""
+        """Return the seconds since somebody last worked; 0 while somebody does."""
         with self._guard:
-            return time.monotonic() - self._last
+            return 0.0 if self._requests else time.monotonic() - self._last
 
 
 class Attending:
@@ -42,9 +52,11 @@ class Attending:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
-        if scope["type"] == "http" and not _only_looks(scope):
-            self._attendance.note()
-        await self.app(scope, receive, send)
+        if scope["type"] != "http" or _only_looks(scope):
+            await self.app(scope, receive, send)
+            return
+        with self._attendance.request():
+            await self.app(scope, receive, send)
 
 
 def _only_looks(scope: Scope) -> bool:

@@ -66,6 +66,7 @@ class Caretaker:
         Raises:
             UncolError: something could not be read or written; it is tried again next time.
         """
+        self._give_way()
         waiting, labeled = pool_of(self._pool)
         self._queue.refresh(waiting=waiting, labeled=labeled, stamp_of=self._pool.stamp_of)
         self._take_up_maps(waiting | labeled)
@@ -110,17 +111,33 @@ class Caretaker:
         version, _ = learns_from
         if version is None or self._settings.idle_training == "off":
             return
-        if ATTENDANCE.idle_s() < self._settings.idle_after_s:
-            JOBS.stop("idle")  # it stands still for a request, but keeps its memory
+        if self._somebody_works() or any(map(JOBS.under_way, COMPUTING)):
             return
-        if any(map(JOBS.under_way, COMPUTING)):
+        if self._learned_out(learns_from):
             return
-        if self._learning is not None:
-            job, before = self._learning
-            if before == learns_from and (job.status == "ERROR" or "stopped" in (job.result or {})):
-                return
-        logger.info("Nobody works: version %s goes on learning", version)
-        self._learning = (self._desk.learn_by_itself(), learns_from)
+        started = self._desk.learn_by_itself()
+        if started is not None:
+            logger.info("Nobody works: version %s goes on learning", version)
+            self._learning = (started, learns_from)
+
+    def _learned_out(self, learns_from: LearnedFrom) -> bool:
+        """Say whether the last try ended without a version, and nothing is new since."""
+        if self._learning is None:
+            return False
+        job, before = self._learning
+        in_vain = job.status == "ERROR" or "stopped" in (job.result or {})
+        return in_vain and before == learns_from
+
+    def _give_way(self) -> None:
+        """End the training that nobody asked for when somebody works.
+
+        For a request it stands still anyway, but it keeps its memory.
+        """
+        if self._somebody_works():
+            JOBS.stop("idle")
+
+    def _somebody_works(self) -> bool:
+        return ATTENDANCE.idle_s() < self._settings.idle_after_s
 
     def _take_up_maps(self, names: set[str]) -> None:
         version = self._store.current()

@@ -221,9 +221,13 @@ class Desk:
         """Start the scoring that nobody asked for; it gives way to any that somebody asks for."""
         self._own_scoring = self.start_scoring("uncol", {})
 
-    def learn_by_itself(self) -> Job:
-        """Start the training that nobody asked for; it gives way to all that somebody asks for."""
-        return JOBS.start("idle", {})
+    def learn_by_itself(self) -> Job | None:
+        """Start the training that nobody asked for; None if somebody has asked for one by now.
+
+        It gives way to all that somebody asks for.
+        """
+        with self._pending.accepting:
+            return None if JOBS.under_way("train") else JOBS.start("idle", {})
 
     def start_batch(self, model: str, images: Images, body: Mapping[str, Any]) -> Job:
         """Start an infer of many cases, in a thread of the server.

@@ -16,6 +16,7 @@
                                       calibration.json, doubts.json, evidence.jsonl, cases.jsonl,
                                       maps/, pre-labels/, and the voxels of judged cases
     runs/                             checkpoint.pt, request.json, logs for TensorBoard
+    runs/idle/                        checkpoint.pt of the training that nobody asked for
   cache/embeddings/  cache/prepared/  what can be computed again
   weights/                            downloaded weights of generalists
 """
@@ -153,6 +154,11 @@ class ModelFolder:
     def train_stats(self) -> Path:
         """The state of the running or last round."""
         return self.student / "train_stats.json"
+
+    @property
+    def idle_runs(self) -> Path:
+        """The folder of the run under way that nobody asked for."""
+        return self.runs / "idle"
 
     @property
     def idle_stats(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from uncol.errors import RequestError, UncolError
 from uncol.round_settings import RoundSettings
 from uncol.settings import Settings
 from uncol.tasks.device import device_of
-from uncol.tasks.jobs import JOBS
+from uncol.tasks.jobs import JOBS, Kind
 from uncol.tasks.pending import PendingTraining
 from uncol.tasks.priority import make_way
 from uncol.tasks.requests import TrainRequest
@@ -65,9 +66,7 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
 
     def stats(self) -> dict[str, Any]:
         """Return the state of the running or last round, in the keys that Slicer reads."""
-        stats = read_stats(self.folder.train_stats)
-        if stats and "total_time" not in stats and not JOBS.under_way("train"):
-            stats |= _killed(stats.pop("current_time", "0:00:00"))
+        stats = _state(self.folder.train_stats, "train")
         store = ModelStore(self.folder.root)
         version = store.current()
         if stats and version is not None:
@@ -76,7 +75,7 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
             stats["accuracy"] = measured.model_dump() if measured else None
             stats["accuracy_note"] = measured.text if measured else NOT_MEASURED
             stats["label_check"] = [doubt.text for doubt in read_doubts(store, version)[:SHOWN]]
-            stats["idle"] = read_stats(self.folder.idle_stats)
+            stats["idle"] = _state(self.folder.idle_stats, "idle")
         return stats
 
     def check(self, asked: TrainRequest, datastore: Datastore) -> None:
@@ -151,9 +150,17 @@ class UncolTrain(TrainTask):  # type: ignore[misc]
         return {"version": outcome.version}
 
 
-def _killed(after: str) -> dict[str, str]:
+def _state(path: Path, kind: Kind) -> dict[str, Any]:
+    """Return the state of the running or last training of a kind; empty before the first."""
+    stats = read_stats(path)
+    if stats and "total_time" not in stats and not JOBS.under_way(kind):
+        stats |= _killed(stats.pop("current_time", "0:00:00"), kind)
+    return stats
+
+
+def _killed(after: str, kind: Kind) -> dict[str, str]:
     """Return the last state of a training whose process could not write it any more."""
-    job = JOBS.last("train")
+    job = JOBS.last(kind)
     if job is None or job.status != "ERROR":
         return {"total_time": after, "phase": "stopped"}
     return {"total_time": after, "phase": "failed", "error": job.details[-1]}

@@ -1,25 +1,26 @@
 """Rounds that nobody asked for: while nobody works, the served student goes on learning.
 
 Each goes on from the served version. The first has as many steps as a round from random weights,
-each further one twice as many as the one before. They end when the gate refuses one, or when a
-student and all that it went on from have learned for as many steps as the paper's. Without
-held-out cases nothing could tell a gain from a loss, so there are none.
+each further one twice as many as the one before. They end when the gate refuses one, or after as
+many steps on the same labels as the paper's. Without held-out cases nothing could tell a gain from
+a loss, so there are none. Labels that no training has taken up yet wait for one that somebody asks
+for: it decides which of them judge.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from uncol.data.cases import HELD_OUT_FROM, Pool
+from uncol.data.cases import HELD_OUT_FROM, Case, Pool, split
 from uncol.errors import WeightsError
 from uncol.round_settings import RoundSettings
-from uncol.storage.files import file_digest
-from uncol.training.plan import CONTINUED
+from uncol.storage.model_folder import checkpoint_in
+from uncol.training.plan import CONTINUED, make_plan
 from uncol.training.pool import read_grids
-from uncol.training.start import Origin, choose_start, served_origin
+from uncol.training.start import Origin, children, choose_start, labels_of, served_origin
 from uncol.versions.manifest import Manifest
+from uncol.versions.split import FrozenSplit
 from uncol.versions.store import ModelStore
 
 MOST_STEPS = 30_000  # the paper's 15,000 per stage
@@ -30,24 +31,50 @@ class IdleRound:
     """A round to train.
 
     Attributes:
+        pool: its cases.
         origin: the served version.
         settings: the settings of the round.
     """
 
+    pool: Pool
     origin: Origin
     settings: RoundSettings
 
 
-def next_idle_round(store: ModelStore, pool: Pool, settings: RoundSettings) -> IdleRound | str:
+def next_idle_round(
+    store: ModelStore, cases: Sequence[Case], settings: RoundSettings
+) -> IdleRound | str:
     """Return the next round that nobody asked for, or why there is none.
 
     Raises:
         ScanError: an annotated case's scan cannot be read.
+        StorageError: the split cannot be read.
         TrainingError: the preset does not suit the scans.
     """
+    if store.current() is None:
+        return "no version is served yet"
+    if store.folder.training_request.exists() or checkpoint_in(store.folder.runs).exists():
+        return "a training that was stopped or killed can still be resumed by Train"
+    pool = _decided(store, cases)
     if not pool.held_out:
         return f"below {HELD_OUT_FROM} labeled cases none is held out, so no gain could be seen"
-    origin = served_origin(store, settings)
+    labels = labels_of(pool)
+    origin = _origin(store, pool, labels, settings)
+    if isinstance(origin, str):
+        return origin
+    number = origin.parent.version
+    scale = _scale(pool, list(_idle_ancestry(store, origin.manifest, labels)), settings)
+    if scale is None:
+        return f"version {number} has learned for {MOST_STEPS:,} steps on these labels"
+    longer = replace(settings, step_scale=scale / CONTINUED, seed=number, idle=True)
+    return IdleRound(pool, origin, longer)
+
+
+def _origin(
+    store: ModelStore, pool: Pool, labels: Mapping[str, str], settings: RoundSettings
+) -> Origin | str:
+    """Return the served version, or why it cannot go on learning."""
+    origin = served_origin(store, pool, settings)
     if isinstance(origin, str):
         return origin
     grids, _ = read_grids(pool)
@@ -55,50 +82,35 @@ def next_idle_round(store: ModelStore, pool: Pool, settings: RoundSettings) -> I
     if start.origin is None:
         return f"{start.text} That is for Train to do."
     number = origin.parent.version
-    tried = _tried(store, number, pool)
-    if tried is not None:
-        return f"version {tried} went on from version {number} on these labels already"
-    ancestry = list(_ancestry(store, origin.manifest))
-    if sum(made.plan.steps for made in ancestry) >= MOST_STEPS:
-        return f"version {number} has learned for {MOST_STEPS:,} steps"
-    idle = next((n for n, made in enumerate(ancestry) if not made.idle), len(ancestry))
-    longer = replace(settings, step_scale=2**idle / CONTINUED, seed=number, idle=True)
-    return IdleRound(origin, longer)
+    for tried, child in children(store, number, labels):
+        if child.idle:  # the gate refused it, or a person went back behind it
+            return f"version {tried} went on from version {number} on these labels already"
+    return origin
 
 
-def _ancestry(store: ModelStore, made: Manifest) -> Iterator[Manifest]:
-    """Yield a manifest and those of the versions that it went on from, while they are there."""
-    yield made
-    while made.parent is not None:
+def _decided(store: ModelStore, cases: Sequence[Case]) -> Pool:
+    """Return the pool without annotated cases of which no training has decided yet."""
+    sides = FrozenSplit(store.folder.split).sides()
+    return split((case for case in cases if case.label is None or case.name in sides), sides)
+
+
+def _scale(pool: Pool, before: Sequence[Manifest], settings: RoundSettings) -> float | None:
+    """Return the length of the next round, 1 for one from random weights; None if none is left."""
+    gpu = settings.device.type == "cuda"
+    whole = make_plan(len(pool.labeled), len(pool.unlabeled), gpu=gpu).steps
+    left = (MOST_STEPS - sum(made.plan.steps for made in before)) / whole
+    return min(2.0 ** len(before), left) if left >= 1 else None
+
+
+def _idle_ancestry(
+    store: ModelStore, made: Manifest, labels: Mapping[str, str]
+) -> Iterator[Manifest]:
+    """Yield a version and those that it went on from, while they are idle ones on these labels."""
+    while made.idle and made.label_digests == labels:
+        yield made
+        if made.parent is None:
+            return
         try:
             made = store.manifest(made.parent.version)
         except WeightsError:  # a clean-up deleted it
             return
-        yield made
-
-
-def _tried(store: ModelStore, served: int, pool: Pool) -> int | None:
-    """Return the idle version that went on from the served one on these labels.
-
-    The gate refused it, or a person went back behind it.
-    """
-    labels = {
-        case.name: file_digest(case.label)
-        for case in (*pool.labeled, *pool.held_out)
-        if case.label is not None
-    }
-    for number in reversed(store.versions()):
-        with contextlib.suppress(WeightsError):  # a damaged one says nothing
-            made = store.manifest(number)
-            if _idle_child(made, served) and _labels_of(made) == labels:
-                return number
-    return None
-
-
-def _idle_child(made: Manifest, served: int) -> bool:
-    return made.idle and made.parent is not None and made.parent.version == served
-
-
-def _labels_of(made: Manifest) -> dict[str, str]:
-    """Return the digests of the labels that it was made with."""
-    return {name: label for name, (_, label) in made.digests.items() if label}

@@ -59,6 +59,7 @@ class ProgressFile(Reporter):
     def planned(self, plan: Plan) -> None:
         """Show the budget."""
         self.plan = plan
+        self._first = None  # one round may follow another
         self._stats["total_epochs"] = plan.steps
         self._tell(f"{plan.pretrain_steps} steps of stage 1, {plan.finetune_steps} of stage 2")
 

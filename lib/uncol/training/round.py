@@ -79,10 +79,10 @@ def train_round(cases: Sequence[Case], settings: RoundSettings, reporter: Report
     others = sorted(case.name for case in cases if case.label is None)
     check_pool(annotated_names, others, labeled_only=settings.labeled_only)
     pool = FrozenSplit(store.folder.split).of(cases)
-    outcome = _train(pool, store, settings, reporter, served_origin(store, settings))
+    outcome = _train(pool, store, settings, reporter, served_origin(store, pool, settings))
     gone_on = store.manifest(outcome.version).parent is not None
     if gone_on and not outcome.verdict.published:
-        outcome = _train(pool, store, settings, reporter, served_origin(store, settings))
+        outcome = _train(pool, store, settings, reporter, served_origin(store, pool, settings))
     return outcome
 
 
@@ -92,11 +92,10 @@ def train_idle(cases: Sequence[Case], settings: RoundSettings, reporter: Reporte
     Raises: as `train_round`.
     """
     store = ModelStore(settings.model_dir)
-    pool = FrozenSplit(store.folder.split).of(cases)
-    chosen = next_idle_round(store, pool, settings)
+    chosen = next_idle_round(store, cases, settings)
     if isinstance(chosen, str):
         return chosen
-    return _train(pool, store, chosen.settings, reporter, chosen.origin)
+    return _train(chosen.pool, store, chosen.settings, reporter, chosen.origin)
 
 
 def _train(
@@ -106,10 +105,15 @@ def _train(
     reporter: Reporter,
     origin: Origin | str,
 ) -> Outcome:
-    fitted = fit(pool, settings, reporter, store.folder.runs, origin)
+    runs = store.folder.idle_runs if settings.idle else store.folder.runs
+    fitted = fit(pool, settings, reporter, runs, origin)
     reporter.phase("judging on held-out cases")
     candidate = fitted.loaded(settings.device)
     dice, verdict = _judged(candidate, pool.held_out, store, settings)
+    parent = fitted.manifest.parent
+    if settings.idle and (parent is None or store.current() != parent.version):
+        why = "Not published: nobody asked for it, and another version is served by now."
+        verdict = Verdict(published=False, reason=why, reference=store.current())
     manifest = fitted.manifest.model_copy(
         update={"accuracy": accuracy(dice, source="held_out"), "gate": verdict}
     )

@@ -7,7 +7,8 @@ what was learned from them would stay, so it begins with random weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,16 +62,17 @@ class Start:
     text: str
 
 
-def served_origin(store: ModelStore, settings: RoundSettings) -> Origin | str:
+def served_origin(store: ModelStore, pool: Pool, settings: RoundSettings) -> Origin | str:
     """Return the served version, or why no round goes on from it."""
     version = store.current()
     if version is None:
         return "no version is served yet"
     if not settings.pretrained:
         return "the option pretrained is off"
-    worse = [number for number in store.versions() if _refused_child(store, number, version)]
-    if worse:
-        return f"version {worse[-1]}, which went on from version {version}, was worse than it"
+    for number, child in children(store, version, labels_of(pool)):
+        # an idle one shows that more steps bring nothing, and no more
+        if not child.idle and child.gate is not None and not child.gate.published:
+            return f"version {number}, which went on from version {version}, was worse than it"
     try:
         return _read(store, version)
     except WeightsError as error:
@@ -168,11 +170,24 @@ def _read(store: ModelStore, version: int) -> Origin:
     return Origin(student, manifest, Parent(version=version, weights=weights))
 
 
-def _refused_child(store: ModelStore, number: int, version: int) -> bool:
-    try:
-        made = store.manifest(number)
-    except WeightsError:  # a damaged one says nothing
-        return False
-    refused = made.gate is not None and not made.gate.published
-    # an idle one shows that more steps on the same labels bring nothing, and no more
-    return refused and not made.idle and made.parent is not None and made.parent.version == version
+def children(
+    store: ModelStore, version: int, labels: Mapping[str, str]
+) -> Iterator[tuple[int, Manifest]]:
+    """Yield the versions that went on from another one, made with these labels.
+
+    Args:
+        store: where they are.
+        version: number of the one that they went on from.
+        labels: digests of the annotated cases' labels, see `labels_of`.
+    """
+    for number in store.versions():
+        with contextlib.suppress(WeightsError):  # a damaged one says nothing
+            made = store.manifest(number)
+            if made.parent and made.parent.version == version and made.label_digests == labels:
+                yield number, made
+
+
+def labels_of(pool: Pool) -> dict[str, str]:
+    """Return the digests of a pool's labels, as `Manifest.label_digests` has them."""
+    annotated = (*pool.labeled, *pool.held_out)
+    return {case.name: file_digest(case.label) for case in annotated if case.label is not None}

@@ -89,6 +89,10 @@ def verify(
         with tempfile.TemporaryDirectory() as runs:
             origin = origin_of(store, manifest)
             again = fit(pool, _settings_of_then(manifest, settings), reporter, Path(runs), origin)
+        if again.manifest.parent != manifest.parent and not changed:
+            raise RequestError(
+                f"Version {version} cannot be trained again as it was: {again.manifest.start}"
+            )
         new, old = again.student.state_dict(), published.student.state_dict()
         weights = max(float((new[k].double() - old[k].double()).abs().max()) for k in old)
     made_by, here = manifest.packages, package_versions()

@@ -206,6 +206,11 @@ class Manifest(BaseModel):
         return Space(self.axcodes, self.spacing_mm)
 
     @property
+    def label_digests(self) -> dict[str, str]:
+        """Digests of the labels that it was made with, by case; held-out ones included."""
+        return {name: label for name, (_, label) in self.digests.items() if label}
+
+    @property
     def recipe(self) -> Recipe:
         """The recipe it was trained by."""
         return RECIPES[self.mode].with_mixing(self.mix_until)

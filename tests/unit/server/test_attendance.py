@@ -43,3 +43,10 @@ def test_work_is_noted(client, attendance, method, path):
 def test_who_only_looks_how_far_it_is_does_not_work(client, attendance, path):
     client.get(path)
     assert attendance.idle_s() > 999
+
+
+def test_a_request_that_takes_long_is_work_to_its_end(attendance):
+    with attendance.request():
+        attendance._last -= 1000.0
+        assert attendance.idle_s() == 0
+    assert attendance.idle_s() < 10

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 from balls import ball_case
 
+from uncol.calibration.calibrate import whole_steps
+from uncol.storage.model_folder import checkpoint_in
 from uncol.training.plan import make_plan
 from uncol.training.reporter import Reporter
 from uncol.training.round import train_idle, train_round
@@ -13,6 +15,7 @@ from uncol.versions.manifest import Verdict
 from uncol.versions.store import ModelStore
 
 LABELED = 12  # two of them are held out
+SHORTER = 200
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def settings(tmp_path, tiny_settings):
 def store(settings, monkeypatch):
     # an idle round has as many steps as a whole one, whatever the client's scale was
     def short(labeled, unlabeled, *, gpu, scale=1.0, continued=False):
-        return make_plan(labeled, unlabeled, gpu=gpu, scale=scale / 200, continued=continued)
+        return make_plan(labeled, unlabeled, gpu=gpu, scale=scale / SHORTER, continued=continued)
 
     monkeypatch.setattr("uncol.training.fit.make_plan", short)
     return ModelStore(settings.model_dir)
@@ -70,14 +73,56 @@ def test_a_refused_idle_round_is_the_last_until_something_changes(
     why = train_idle(cases, settings, Reporter())
     assert why == "version 2 went on from version 1 on these labels already"
     assert store.versions() == [1, 2]
-    # a new label is something new
-    more = [*cases[:LABELED], replace(cases[LABELED], label=cases[0].label), *cases[LABELED + 1 :]]
-    assert train_idle(more, settings, Reporter()).version == 3
-    # and who presses Train goes on from what is served: it was not worse, only no better
+    # who presses Train goes on from what is served: it was not worse, only no better
     monkeypatch.undo()
-    quick = replace(settings, step_scale=0.005)
-    train_round(more, quick, Reporter())
-    assert store.manifest(4).start == "Goes on from version 1."
+    train_round(cases, settings, Reporter())
+    assert store.manifest(3).start == "Goes on from version 1."
+
+
+def test_new_labels_wait_for_train(first, cases, settings, store, monkeypatch):
+    let_gate(monkeypatch, publish=False)
+    sides = store.folder.split.read_bytes()
+    more = [replace(c, label=cases[0].label) if c.label is None else c for c in cases]
+    outcome = train_idle(more, settings, Reporter())
+    assert store.folder.split.read_bytes() == sides  # it decides on nothing
+    made = store.manifest(outcome.version)
+    assert made.label_digests == store.manifest(1).label_digests
+    assert {c.name for c in more[LABELED:]}.isdisjoint(made.cases["unlabeled"])
+    assert "already" in train_idle(more, settings, Reporter())
+
+
+def test_it_leaves_a_stopped_training_its_checkpoint(first, cases, settings, store):
+    kept = checkpoint_in(store.folder.runs)
+    kept.write_bytes(b"of the training that was stopped")
+    assert "can still be resumed by Train" in train_idle(cases, settings, Reporter())
+    kept.unlink()
+    store.folder.training_request.write_text("{}")
+    assert "can still be resumed by Train" in train_idle(cases, settings, Reporter())
+
+
+def test_who_goes_back_meanwhile_is_not_overruled(first, cases, settings, store, monkeypatch):
+    let_gate(monkeypatch, publish=True)
+    train_idle(cases, settings, Reporter())
+
+    class GoesBack(Reporter):
+        def phase(self, text):
+            if text.startswith("judging"):
+                store.rollback(1)
+
+    outcome = train_idle(cases, settings, GoesBack())
+    assert outcome.version == 3
+    assert not outcome.verdict.published
+    assert outcome.served == store.current() == 1
+
+
+def test_the_calibration_after_an_idle_round_takes_no_longer(
+    first, cases, settings, store, monkeypatch
+):
+    let_gate(monkeypatch, publish=True)
+    idle = store.manifest(train_idle(cases, settings, Reporter()).version)
+    asked = store.manifest(1)
+    assert idle.options.step_scale == pytest.approx(4)
+    assert whole_steps(idle) == whole_steps(asked) == make_plan(10, 2, gpu=False).steps
 
 
 def test_without_held_out_cases_there_is_none(tmp_path, cases, settings, store):
@@ -101,7 +146,14 @@ def test_changed_labels_are_for_train_to_learn(first, cases, settings, store):
 
 
 def test_it_ends_after_the_paper_s_number_of_steps(first, cases, settings, store, monkeypatch):
-    monkeypatch.setattr("uncol.training.idle.MOST_STEPS", store.manifest(1).plan.steps)
+    let_gate(monkeypatch, publish=True)
+    whole = make_plan(10, 2, gpu=False).steps
+    steps = store.manifest(1).plan.steps
+    monkeypatch.setattr("uncol.training.idle.MOST_STEPS", whole + steps)
+    train_idle(cases, settings, Reporter())
+    train_idle(cases, settings, Reporter())  # what is left: as long as the first, not twice
+    assert store.manifest(3).plan.steps == pytest.approx(steps, abs=2)
+    monkeypatch.setattr("uncol.training.idle.MOST_STEPS", whole)
     assert "has learned for" in train_idle(cases, settings, Reporter())
 
 

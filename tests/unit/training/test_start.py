@@ -84,7 +84,9 @@ def begun(cases, settings, store):
     pool = pool_of(cases(LABELED + 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("uncol.training.fit.train", lambda begun, reporter: begun)
-        return fit(pool, settings, Reporter(), store.folder.runs, served_origin(store, settings))
+        return fit(
+            pool, settings, Reporter(), store.folder.runs, served_origin(store, pool, settings)
+        )
 
 
 def pool_of(some):
@@ -208,6 +210,18 @@ def test_a_worse_student_that_went_on_is_followed_by_one_from_random_weights(
     assert later.start == "Goes on from version 3."
 
 
+def test_where_all_were_refused_the_next_label_is_a_new_chance(
+    first, cases, settings, store, monkeypatch
+):
+    verdict = Verdict(published=False, reason="as this test wants it", reference=1)
+    monkeypatch.setattr("uncol.training.round._judged", lambda *given: ({}, verdict))
+    assert train_round(cases(LABELED), settings, Reporter()).version == 3
+    train_round(cases(LABELED), settings, Reporter())
+    assert store.manifest(4).parent is None  # on the same labels it was tried
+    train_round(cases(LABELED + 1), settings, Reporter())
+    assert store.manifest(5).parent.version == 1
+
+
 class StoppedError(Exception):
     pass
 
@@ -228,7 +242,7 @@ def test_a_killed_round_that_went_on_resumes_to_the_last_bit(
 ):
     pool = pool_of(cases(LABELED + 1))
     longer = replace(settings, step_scale=0.05)
-    origin = served_origin(store, longer)
+    origin = served_origin(store, pool, longer)
     straight = fit(pool, longer, Reporter(), tmp_path / "straight", origin).student
     monkeypatch.setattr("uncol.training.checkpoint.CHECKPOINT_EVERY_S", 0.0)
     with pytest.raises(StoppedError):
