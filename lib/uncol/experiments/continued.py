@@ -19,9 +19,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from uncol.data.cases import Pool
 from uncol.errors import RequestError
-from uncol.experiments.points import Point, gap_text, read_points
+from uncol.experiments.points import Point, gap_text, points_like
 from uncol.experiments.ssl import Comparison, header, judge
 from uncol.experiments.ssl_report import case_gaps
 from uncol.storage.files import append_line
@@ -62,9 +61,7 @@ def play(comparison: Comparison, console: Console) -> list[Point]:
 
 def _of(comparison: Comparison, seed: int) -> list[Point]:
     """Return a seed's lines, the last one per round."""
-    wanted = _line(comparison, seed).items()
-    points = read_points(comparison.out)
-    own = [one for one in points if all(one.get(key) == value for key, value in wanted)]
+    own = points_like(comparison.out, _line(comparison, seed))
     return list({point["round"]: point for point in own}.values())
 
 
@@ -83,9 +80,7 @@ def _points(comparison: Comparison, seed: int) -> Iterator[Point]:
     settings = replace(comparison.settings, seed=seed, labeled_only=True)
     origin: Origin | str = NO_ORIGIN
     for name, labeled in ((BEFORE, before), (CONTINUES, after), (AFRESH, after)):
-        annotated, others = files[:labeled], files[labeled:]
-        cases = comparison.pool.cases(annotated, []), comparison.pool.cases([], others)
-        pool = Pool(tuple(cases[0]), tuple(cases[1]), ())
+        pool = comparison.pool.pool(files[:labeled], files[labeled:])
         start = time.monotonic()
         fitted = fit(pool, settings, Reporter(), settings.folder.runs, origin)
         seconds = time.monotonic() - start

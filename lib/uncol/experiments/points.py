@@ -27,6 +27,12 @@ def read_points(path: Path) -> list[Point]:
     return points
 
 
+def points_like(path: Path, wanted: Point) -> list[Point]:
+    """Return the points of a file that have all of these values."""
+    pairs = wanted.items()
+    return [one for one in read_points(path) if all(one.get(key) == value for key, value in pairs)]
+
+
 def gap_text(gaps: Array) -> str:
     """Return the mean of paired differences `(n,)` and its 95 % t interval; '' if n is under 2."""
     if len(gaps) < 2:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from uncol.data.cases import Case
+from uncol.data.cases import Case, Pool
 from uncol.data.imagefile import file_extension
 from uncol.errors import RequestError
 
@@ -45,6 +45,10 @@ class LabeledPool:
         return [self.case(file, annotated=True) for file in labeled] + [
             self.case(file, annotated=False) for file in unlabeled
         ]
+
+    def pool(self, labeled: Iterable[str], unlabeled: Iterable[str]) -> Pool:
+        """Return the pool of a training in which no case is held out."""
+        return Pool(tuple(self.cases(labeled, [])), tuple(self.cases([], unlabeled)), ())
 
     def shuffled(self, seed: int) -> list[str]:
         """Return all files in an order that only the seed decides, each patient's files together.

@@ -16,7 +16,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from uncol.data.cases import Pool
 from uncol.data.scan import read_scan
 from uncol.demo.bar import progress_bar
 from uncol.errors import RequestError
@@ -151,11 +150,9 @@ class _Replay:
         if key not in self._judged:
             unlabeled = [file for file in self.files if file not in key]
             pool = self.simulation.pool
-            annotated = tuple(pool.cases(sorted(labeled), []))
-            others = tuple(pool.cases([], unlabeled))
             # the strategy is judged, not the gate: all labels train, every student is looked at
             runs = self.store.folder.runs
-            cases = Pool(annotated, others, ())
+            cases = pool.pool(sorted(labeled), unlabeled)
             fitted = fit(cases, self.settings, Reporter(), runs, "strategies are compared so")
             fitted.checkpoint.remove()
             device = self.settings.device

@@ -21,12 +21,11 @@ import torch
 from rich.console import Console
 from scipy.stats import trim_mean
 
-from uncol.data.cases import Pool
 from uncol.data.scan import read_label, read_scan
 from uncol.demo.bar import progress_bar
 from uncol.errors import RequestError
 from uncol.experiments.methods import METHODS
-from uncol.experiments.points import Point, read_points
+from uncol.experiments.points import Point, points_like
 from uncol.experiments.pool import LabeledPool
 from uncol.experiments.ssl_report import BASELINE_METHOD, METRICS, mean_of_known, plot, table
 from uncol.generalist.models import NO_GENERALIST
@@ -178,9 +177,7 @@ def compare(comparison: Comparison, console: Console) -> list[Point]:
 
 def kept(comparison: Comparison, name: str, budget: int, seed: int) -> list[Point]:
     """Return a run's lines; the file may grow while other processes share the work."""
-    wanted = comparison.line(name, budget, seed).items()
-    points = read_points(comparison.out)
-    return [one for one in points if all(one.get(key) == value for key, value in wanted)]
+    return points_like(comparison.out, comparison.line(name, budget, seed))
 
 
 def _run(comparison: Comparison, name: str, budget: int, seed: int) -> Point:
@@ -233,9 +230,9 @@ def begin_run(
         generalist=settings.generalist if contestant.generalist else NO_GENERALIST,
         labeled_only=True,
     )
-    pool = Pool(tuple(scans.cases(labeled, [])), tuple(scans.cases([], others)), ())
+    pool = scans.pool(labeled, others)
     _, left_out = read_grids(pool)
-    shaping, _ = read_grids(Pool((), tuple(scans.cases([], files)), ()))
+    shaping, _ = read_grids(scans.pool([], files))
     sizes = choose_sizes(list(shaping.values()), pool.labeled, run)
     prepared, plan = prepare_pool(pool, sizes, run, left_out), comparison.plan(budget)
     method, recipe, runs = contestant.method, contestant.recipe, run.folder.runs
