@@ -99,6 +99,10 @@ def benchmark_ssl(
     steps: Annotated[
         str | None, typer.Option(help='of both stages, "400,800"; default: as the app plans')
     ] = None,
+    minutes: Annotated[
+        str | None,
+        typer.Option(help='lengths of trainings on this machine, "1,2,5"; instead of steps'),
+    ] = None,
     preset: Annotated[str, options.PRESET_OPTION] = "auto",
     generalist: Annotated[str, options.GENERALIST_OPTION] = "litemedsam",
     step_scale: Annotated[float, options.STEP_SCALE_OPTION] = 1.0,
@@ -111,9 +115,10 @@ def benchmark_ssl(
     """Compare UnCoL with the field's semi-supervised methods on few labels."""
     from rich.console import Console
 
+    from uncol.experiments.comparison import Comparison
     from uncol.experiments.methods import COMPARED
     from uncol.experiments.pool import open_pool
-    from uncol.experiments.ssl import Comparison, compare
+    from uncol.experiments.ssl import compare
 
     first, second = options.numbers(steps) if steps else (0, 0)
     compare(
@@ -128,6 +133,7 @@ def benchmark_ssl(
             settings=options.round_of(labels, preset, generalist, step_scale, device=device),
             out=out,
             baseline=baseline,
+            minutes=options.decimals(minutes) if minutes else (),
         ),
         Console(),
     )
@@ -152,8 +158,8 @@ def benchmark_average(
     from rich.console import Console
 
     from uncol.experiments.average import follow
+    from uncol.experiments.comparison import Comparison
     from uncol.experiments.pool import open_pool
-    from uncol.experiments.ssl import Comparison
 
     comparison = Comparison(
         pool=open_pool(studies, labels, patient=patient),
@@ -186,9 +192,9 @@ def benchmark_continued(
     """Judge a round that goes on from the one before beside one from random weights."""
     from rich.console import Console
 
+    from uncol.experiments.comparison import Comparison
     from uncol.experiments.continued import play
     from uncol.experiments.pool import open_pool
-    from uncol.experiments.ssl import Comparison
 
     comparison = Comparison(
         pool=open_pool(studies, labels, patient=patient),

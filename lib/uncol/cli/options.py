@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -14,6 +15,7 @@ from uncol.settings import CHOICES, Settings, parse_settings
 if TYPE_CHECKING:
     from uncol.round_settings import RoundSettings
 
+Number = TypeVar("Number", int, float)
 TEST = 40  # cases that judge, where there are enough
 STRATEGY_NAMES = tuple(STRATEGIES)
 DEFAULT_MODEL_DIR: Path = Settings().model_dir
@@ -38,10 +40,23 @@ def numbers(text: str) -> tuple[int, ...]:
     Raises:
         typer.BadParameter: something else is between the commas.
     """
+    return _listed(text, int, "whole numbers")
+
+
+def decimals(text: str) -> tuple[float, ...]:
+    """Return decimal numbers separated by commas.
+
+    Raises:
+        typer.BadParameter: something else is between the commas.
+    """
+    return _listed(text, float, "numbers")
+
+
+def _listed(text: str, kind: Callable[[str], Number], what: str) -> tuple[Number, ...]:
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(kind(part) for part in text.split(","))
     except ValueError as error:
-        raise typer.BadParameter(f"'{text}' is not a list of whole numbers") from error
+        raise typer.BadParameter(f"'{text}' is not a list of {what}") from error
 
 
 def round_of(

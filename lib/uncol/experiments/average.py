@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from uncol.experiments.comparison import Comparison, Training, begin_training, header
 from uncol.experiments.points import Point
-from uncol.experiments.ssl import Comparison, begin_run, header, judge, kept
+from uncol.experiments.ssl import judge, kept
 from uncol.networks.student import Student
 from uncol.storage.files import append_line
 from uncol.training.fit import Begun
@@ -42,23 +43,24 @@ def follow(comparison: Comparison, console: Console) -> list[Point]:
     console.print(header(comparison))
     with tempfile.TemporaryDirectory() as folder:
         comparison = comparison.in_folder(Path(folder))
-        for run in comparison.runs():
-            if len(_of(comparison, *run)) < len(SHARES):
-                for point in _points(comparison, *run):
+        for training in comparison.trainings():
+            if len(_of(comparison, training)) < len(SHARES):
+                for point in _points(comparison, training):
                     append_line(comparison.out, json.dumps(point))
-    points = [point for run in comparison.runs() for point in _of(comparison, *run)]
+    points = [point for one in comparison.trainings() for point in _of(comparison, one)]
     console.print(_table(points))
     return points
 
 
-def _of(comparison: Comparison, method: str, budget: int, seed: int) -> list[Point]:
-    """Return a run's lines, the last one per share."""
-    latest = {point["share"]: point for point in kept(comparison, method, budget, seed)}
+def _of(comparison: Comparison, training: Training) -> list[Point]:
+    """Return a training's lines, the last one per share."""
+    latest = {point["share"]: point for point in kept(comparison, training)}
     return list(latest.values())
 
 
-def _points(comparison: Comparison, method: str, budget: int, seed: int) -> Iterator[Point]:
-    begun, test = begin_run(comparison, method, budget, seed, Reporter())
+def _points(comparison: Comparison, training: Training) -> Iterator[Point]:
+    plan = comparison.plan(training.budget)
+    begun, test = begin_training(comparison, training, plan, Reporter())
     steps = begun.trainer.plan.steps
     marks = {max(1, round(share * steps)): share for share in SHARES}
     for step in begun.trainer.run():
@@ -66,7 +68,7 @@ def _points(comparison: Comparison, method: str, budget: int, seed: int) -> Iter
             begun.trainer.fit_statistics()
             state = begun.trainer.state
             yield {
-                **comparison.line(method, budget, seed),
+                **comparison.line(training),
                 "share": marks[step.number],
                 "step": step.number,
                 "student": judge(comparison.pool, _served(begun, state.student), test)["dice"],

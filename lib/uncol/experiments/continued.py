@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from uncol.errors import RequestError
+from uncol.experiments.comparison import Comparison, Training, header
 from uncol.experiments.points import Point, gap_text, points_like
-from uncol.experiments.ssl import Comparison, header, judge
+from uncol.experiments.ssl import judge
 from uncol.experiments.ssl_report import case_gaps
 from uncol.storage.files import append_line
 from uncol.training.fit import CONTINUED_RATE, NEW_AGAIN, fit
@@ -67,7 +68,7 @@ def _of(comparison: Comparison, seed: int) -> list[Point]:
 
 def _line(comparison: Comparison, seed: int) -> Point:
     before, after = comparison.budgets
-    line = comparison.line(comparison.methods[0], after, seed)
+    line = comparison.line(Training(comparison.methods[0], after, seed))
     how = repr((line["recipe"], CONTINUED, CONTINUED_RATE, NEW_AGAIN))
     recipe = hashlib.sha256(how.encode()).hexdigest()[:12]
     return {**line, "before": before, "recipe": recipe}

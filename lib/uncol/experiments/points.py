@@ -44,11 +44,11 @@ def gap_text(gaps: Array) -> str:
 
 
 def dice_curve(points: Sequence[Point], count: str) -> tuple[list[int], Array, Array]:
-    """Return Dice by count: the counts, and mean and standard deviation over the points of each.
+    """Return Dice along a field: its values, and mean and standard deviation over their points.
 
     Args:
         points: of one strategy or method.
-        count: which of their fields holds the count of labeled cases.
+        count: the field, such as the count of labeled cases.
     """
     counts = sorted({point[count] for point in points})
     rows = [[p["dice"] for p in points if p[count] == c] for c in counts]
@@ -58,7 +58,7 @@ def dice_curve(points: Sequence[Point], count: str) -> tuple[list[int], Array, A
 
 @contextmanager
 def drawn(path: Path, xlabel: str) -> Iterator[Any]:
-    """Yield axes for Dice against a count of labeled cases; written with a legend at the end."""
+    """Yield axes for Dice against something; written with a legend at the end."""
     import matplotlib  # noqa: PLC0415 - slow import, only here
 
     matplotlib.use("Agg")

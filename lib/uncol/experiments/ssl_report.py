@@ -14,6 +14,7 @@ from uncol.experiments.points import Point, dice_curve, drawn, gap_text
 from uncol.types import Array
 
 BASELINE_METHOD = "supervised"
+NNUNET = "nnunet"  # written by benchmarks/nnunet.py
 METRICS = ("dice", "hd95_mm", "asd_mm")
 
 
@@ -25,23 +26,30 @@ def table(points: Sequence[Point], title: str, *, baseline: str = BASELINE_METHO
     what = "unseen cases; mean and deviation over seeds, 95 % t intervals of pairs"
     shown = Table(title=f"{title}: {what}")
     minus = (f"minus {baseline}, by seed", "by case")
-    for name in ("labels", "method", "Dice", *minus, "HD95 mm", "ASD mm"):
+    timed = any("minutes" in point for point in points)
+    for name in ("labels", *(["minutes"] if timed else []), "method", "Dice", *minus):
         shown.add_column(name, justify="left" if name == "method" else "right")
-    for name in ("step s", "run s", "seeds"):
+    for name in ("HD95 mm", "ASD mm", "step s", "run s", "seeds"):
         shown.add_column(name, justify="right")
-    for budget, method in dict.fromkeys((p["budget"], p["method"]) for p in _ordered(points)):
-        rows = _by_seed(points, budget, method)
-        base = _by_seed(points, budget, baseline) if method != baseline else {}
-        shown.add_row(str(budget), method, *_cells(rows, base))
+    for budget, minutes, method in dict.fromkeys(map(_row, _ordered(points))):
+        rows = _by_seed(points, (budget, minutes, method))
+        base = _by_seed(points, (budget, minutes, baseline)) if method != baseline else {}
+        limit = [f"{minutes:g}"] if timed else []
+        shown.add_row(str(budget), *limit, method, *_cells(rows, base))
     return shown
 
 
-def _by_seed(points: Sequence[Point], budget: int, method: str) -> dict[int, Point]:
-    return {p["seed"]: p for p in points if (p["budget"], p["method"]) == (budget, method)}
+def _row(point: Point) -> tuple[int, float, str]:
+    """Return the budget, minutes and method of a point; 0 minutes if its steps were fixed."""
+    return point["budget"], point.get("minutes") or 0, point["method"]
+
+
+def _by_seed(points: Sequence[Point], row: tuple[int, float, str]) -> dict[int, Point]:
+    return {point["seed"]: point for point in points if _row(point) == row}
 
 
 def _cells(rows: Mapping[int, Point], base: Mapping[int, Point]) -> list[str]:
-    """Return the cells of a row after budget and method."""
+    """Return the cells of a row after its method."""
     dice = np.array([point["dice"] for point in rows.values()])
     spread = f" ± {dice.std(ddof=1):.3f}" if len(dice) > 1 else ""
     shared = sorted(rows.keys() & base.keys())
@@ -75,7 +83,13 @@ def case_gaps(pairs: Sequence[tuple[Point, Point]]) -> Array:
 
 
 def plot(points: Sequence[Point], path: Path) -> None:
-    """Draw Dice by labels, bars of one standard deviation over seeds, and the upper bound."""
+    """Draw Dice with bars of one standard deviation over seeds.
+
+    Against labels, with the upper bound; or, if any training had a limit, against its minutes.
+    """
+    if any(point.get("minutes") for point in points):
+        _plot_minutes(points, path)
+        return
     with drawn(path, "labeled training scans") as axes:
         for method in dict.fromkeys(point["method"] for point in points):
             own = [point for point in points if point["method"] == method]
@@ -87,9 +101,18 @@ def plot(points: Sequence[Point], path: Path) -> None:
                 axes.errorbar(budgets, mean, spread, marker="o", capsize=3, label=method)
 
 
+def _plot_minutes(points: Sequence[Point], path: Path) -> None:
+    with drawn(path, "minutes of training") as axes:
+        axes.set_xscale("log")
+        for budget, method in dict.fromkeys((p["budget"], p["method"]) for p in _ordered(points)):
+            own = [p for p in points if (p["budget"], p["method"]) == (budget, method)]
+            label = f"{method}, {budget} labels"
+            axes.errorbar(*dice_curve(own, "minutes"), marker="o", capsize=3, label=label)
+
+
 def _ordered(points: Sequence[Point]) -> list[Point]:
-    names = list(METHODS)
-    return sorted(points, key=lambda p: (p["budget"], names.index(p["method"])))
+    names = [*METHODS, NNUNET]
+    return sorted(points, key=lambda p: (*_row(p)[:2], names.index(p["method"])))
 
 
 def mean_of_known(values: Sequence[float | None]) -> float | None:

@@ -105,6 +105,15 @@ def run_model(page: Any, model: str) -> Any:
     return answer.value
 
 
+def ask_to_export(page: Any) -> None:
+    """Open the dialog that exports a segmentation, by keys: a menu follows the mouse too slowly."""
+    title = page.get_by_role("combobox").filter(has_text="UnCoL label").last.bounding_box()
+    page.mouse.click(title["x"] - 20, title["y"] + title["height"] / 2)  # the dots before it
+    page.get_by_role("menuitem", name="Export & Download").press("ArrowRight")
+    page.get_by_role("menuitem", name="Export DICOM SEG").press("Enter")
+    page.locator("input[type=text]").last.wait_for()
+
+
 def views(page: Any, name: str) -> np.ndarray:
     """Keep a screenshot; return the colour (largest channel difference) of the views."""
     path = SHOTS / f"{name}.png"
@@ -271,10 +280,7 @@ def test_a_label_corrected_and_stored_in_ohif_is_what_was_drawn(
     shown = page.locator(SLICE).first.inner_text()  # choosing a segment goes to its slices
     painted = int(re.search(r"\((\d+)/", shown).group(1))
 
-    title = page.get_by_role("combobox").filter(has_text="UnCoL label").last.bounding_box()
-    page.mouse.click(title["x"] - 20, title["y"] + title["height"] / 2)  # the dots before it
-    page.hover("text=Export & Download")
-    page.click("text=Export DICOM SEG")
+    ask_to_export(page)
     page.locator("input[type=text]").last.fill("corrected")
     with page.expect_response(re.compile("/proxy/dicom/wado/studies")) as stored:
         page.get_by_role("button", name="Save").click()

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from uncol.experiments.average import follow
-from uncol.experiments.ssl import Comparison
+from uncol.experiments.comparison import Comparison
 
 
 @pytest.fixture

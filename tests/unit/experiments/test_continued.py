@@ -5,8 +5,8 @@ import pytest
 from rich.console import Console
 
 from uncol.errors import RequestError
+from uncol.experiments.comparison import Comparison
 from uncol.experiments.continued import play
-from uncol.experiments.ssl import Comparison
 
 
 @pytest.fixture

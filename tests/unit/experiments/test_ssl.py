@@ -9,8 +9,9 @@ from rich.console import Console
 
 from uncol.errors import RequestError
 from uncol.experiments import ssl as module
+from uncol.experiments.comparison import Comparison, Training
 from uncol.experiments.pool import open_pool
-from uncol.experiments.ssl import Comparison, compare
+from uncol.experiments.ssl import compare, kept
 from uncol.experiments.ssl_report import table
 from uncol.training.loop import Step
 
@@ -151,6 +152,31 @@ def test_all_methods_of_a_budget_get_the_same_steps(comparison):
     assert planned.plan(2).steps < planned.plan(4).steps
 
 
+def test_a_training_of_minutes_gets_the_steps_that_fit(comparison, capsys):
+    timed = replace(comparison, methods=("supervised", "bcp"), steps=None, minutes=(0.05, 0.1))
+    points = compare(timed, Console())
+    assert [(p["method"], p["minutes"]) for p in points] == [
+        ("supervised", 0.05), ("supervised", 0.1), ("bcp", 0.05), ("bcp", 0.1),
+    ]  # fmt: skip
+    for short, long in zip(points[::2], points[1::2], strict=True):
+        assert sum(short["planned_steps"]) < sum(long["planned_steps"])
+    first, second = points[0]["planned_steps"]
+    planned = timed.plan(2)
+    assert first / (first + second) == pytest.approx(
+        planned.pretrain_steps / planned.steps, abs=1 / (first + second)
+    )
+    shown = capsys.readouterr().out
+    assert "minutes" in shown
+    assert "0.05" in shown
+    assert compare(timed, QUIET) == points  # none is computed again
+    assert not kept(replace(timed, minutes=()), Training("bcp", 2, 0))
+
+
+def test_minutes_that_no_training_fits_are_refused(comparison):
+    with pytest.raises(RequestError, match=r"bcp, 0\.0001 minutes: that is too short"):
+        compare(replace(comparison, methods=("bcp",), steps=None, minutes=(0.0001,)), QUIET)
+
+
 def test_a_published_split_is_kept_whatever_the_seed(ball_pool, tmp_path):
     (tmp_path / "train.list").write_text("c3\nc1\nc5\n")
     (tmp_path / "test.list").write_text("c0\nc2\n")
@@ -210,6 +236,9 @@ def test_every_seed_must_leave_enough_to_train(comparison, tmp_path):
         ({"methods": ("cbp",)}, "No method 'cbp'; choose of supervised"),
         ({"baseline": "cbp"}, "No method 'cbp'; choose of supervised"),
         ({"train": 30}, "holds 9 labeled scans; 30 to train"),
+        ({"minutes": (1.0,)}, "--minutes above 0, or --steps, not both"),
+        ({"minutes": (0.0,), "steps": None}, "--minutes above 0"),
+        ({"minutes": (float("nan"),), "steps": None}, "--minutes above 0"),
         ({"budgets": (0, 2)}, "Budgets must lie between 1"),
         ({"budgets": (6,)}, "Budgets must lie between 1 and --train 5"),
     ],
