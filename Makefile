@@ -13,7 +13,7 @@ COMPILE := --python-version 3.11 --no-header --no-annotate --no-emit-index-url
 CONF := $(if $(LABELS),--conf labels $(LABELS))
 LONGEST := 350
 # two files of tests at a time, on one core each: threads that wait for each other take ten times longer
-TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=20
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test faults serve serve-pacs lint audit bench lock clean

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from uncol.cli import options
@@ -63,8 +64,10 @@ class NnUnet:
         }
         more = {
             "nnUNet_extTrainer": str(HERE / "nnunet_trainer"),
-            "nnUNet_n_proc_DA": "0",
+            # crops are made by the process that trains; planning must have one more
+            "nnUNet_n_proc_DA": "0" if command == "nnUNetv2_train" else "1",
             "UNCOL_MINUTES": str(self.minutes),
+            "UNCOL_THREADS": str(torch.get_num_threads()),
         }
         subprocess.run(
             [str(self.bin / command), *arguments], env={**os.environ, **folders, **more}, check=True

@@ -12,6 +12,7 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 from realm import RealmStandIn
 from torch import nn
+from xdist.scheduler import LoadFileScheduling
 
 # before they are imported: each call checks the shapes that its signature names
 SHAPED = ("uncol.method", "uncol.uncertainty.maps", "uncol.uncertainty.measure")
@@ -34,6 +35,19 @@ settings.load_profile("uncol")
 
 torch.set_num_threads(1)  # threads that wait for each other cost more than these sizes gain
 CPU = torch.device("cpu")
+
+
+class FilesTogether(LoadFileScheduling):
+    """A file's tests run in one process; those of the PACS share a process and its hospital."""
+
+    def _split_scope(self, nodeid):
+        file = super()._split_scope(nodeid)
+        folder = file.rpartition("/")[0]
+        return folder if folder.endswith("/pacs") else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return FilesTogether(config, log)
 
 
 class StubModel:

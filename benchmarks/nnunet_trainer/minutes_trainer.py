@@ -11,17 +11,19 @@ import os
 import time
 from pathlib import Path
 
+import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 POWER = 0.9  # of the rate's fall, as nnU-Net has it
 
 
 class nnUNetTrainerMinutes(nnUNetTrainer):  # noqa: N801 - nnU-Net looks for such names
-    """Trains for `UNCOL_MINUTES` minutes."""
+    """Trains for `UNCOL_MINUTES` minutes with `UNCOL_THREADS` threads."""
 
     def run_training(self) -> None:
         """Train, keep the weights as `checkpoint_final.pth` and the figures as `minutes.json`."""
         limit = 60 * float(os.environ["UNCOL_MINUTES"])
+        torch.set_num_threads(int(os.environ["UNCOL_THREADS"]))
         self.on_train_start()
         self.on_train_epoch_start()
         start, steps = time.monotonic(), 0

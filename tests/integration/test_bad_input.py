@@ -264,24 +264,6 @@ def test_a_list_of_segments_that_is_none_is_told(server: tuple[str, Path, Path])
     assert "must be a list of segments" in reply.json()["detail"]
 
 
-def test_wrong_settings_stop_the_start_and_list_every_mistake(
-    pool: tuple[Path, Path, str], tmp_path: Path
-) -> None:
-    from uncol.errors import UncolError
-
-    conf = {"presett": "auto", "teacher": "sam9", "mode": "fast", "models": "deepedit"}
-    with (
-        pytest.raises(UncolError) as error,
-        running_server(pool[0], model_dir=tmp_path, labels="a,a", conf=conf),
-    ):
-        pass
-    text = str(error.value)
-    assert "did you mean 'preset'" in text
-    assert "'sam9' is not one of" in text
-    assert "'fast' is not one of" in text
-    assert "a name appears twice" in text
-
-
 def test_wrong_teacher_weights_are_named_and_the_server_lives_on(
     pool: tuple[Path, Path, str], tmp_path: Path
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -19,9 +18,10 @@ from uncol.training.round import train_round
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def setup(tmp_path: Path, tiny_settings: Any) -> Setup:
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory, tiny_settings: Any) -> Setup:
     """Ten phantoms; a tiny student has been trained on the parts that seed 3 draws."""
+    tmp_path = tmp_path_factory.mktemp("phantoms")
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
     places = np.moveaxis(np.indices((20, 20, 20)), 0, -1)

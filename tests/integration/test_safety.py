@@ -252,10 +252,16 @@ def test_a_folder_that_does_not_exist_is_said_and_not_made(tmp_path: Path) -> No
     assert not (tmp_path / "typo" / "scans").exists()
 
 
-def test_a_wrong_setting_is_said_in_one_line(fresh_studies: Path, tmp_path: Path) -> None:
-    with started(fresh_studies, tmp_path / "model", conf={"preset": "huge"}) as (child, log):
+def test_all_wrong_settings_are_said_and_nothing_else(fresh_studies: Path, tmp_path: Path) -> None:
+    conf = {"presett": "auto", "teacher": "sam9", "mode": "fast", "labels": "a,a"}
+    with started(fresh_studies, tmp_path / "model", conf=conf) as (child, log):
         assert child.wait(timeout=START_WITHIN_S) != 0
     assert "Mistakes in the settings" in one_line(log)
+    text = log.read_text()
+    assert "did you mean 'preset'" in text
+    assert "'sam9' is not one of" in text
+    assert "'fast' is not one of" in text
+    assert "a name appears twice" in text
 
 
 def test_a_child_does_not_outlive_a_server_killed_at_once(

@@ -61,7 +61,7 @@ def test_a_training_survives_the_server_s_death_and_versions_can_be_changed(
 
         # of two presses at once, only one counts
         def press(_: int) -> int:
-            body = {"step_scale": 0.5}  # long enough to be under way when the server is killed
+            body = {"step_scale": 0.3}  # long enough to be under way when the server is killed
             return requests.post(f"{url}/train/uncol", json=body, timeout=60).status_code
 
         with ThreadPoolExecutor(2) as hands:

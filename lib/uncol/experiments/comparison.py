@@ -89,6 +89,13 @@ class Comparison:
         unknown = [name for name in (*self.methods, self.baseline) if name not in METHODS]
         if unknown:
             raise RequestError(f"No method '{unknown[0]}'; choose of {', '.join(METHODS)}.")
+        if not all(0 < limit < math.inf for limit in self.minutes) or (self.minutes and self.steps):
+            raise RequestError("Give --minutes above 0, or --steps, not both.")
+        if not 1 <= min(self.budgets) <= max(self.budgets) <= self.train:
+            raise RequestError(f"Budgets must lie between 1 and --train {self.train}.")
+        self._check_cases()
+
+    def _check_cases(self) -> None:
         for seed in self.seeds:
             train, test = self.pool.parts(seed, test=self.test)
             if len(test) < self.test or len(train) < self.train:
@@ -97,10 +104,6 @@ class Comparison:
                     f"to train and {self.test} to judge are needed (seed {seed} draws {len(train)} "
                     f"and {len(test)})."
                 )
-        if not all(0 < limit < math.inf for limit in self.minutes) or (self.minutes and self.steps):
-            raise RequestError("Give --minutes above 0, or --steps, not both.")
-        if not 1 <= min(self.budgets) <= max(self.budgets) <= self.train:
-            raise RequestError(f"Budgets must lie between 1 and --train {self.train}.")
 
     @property
     def options(self) -> Point:

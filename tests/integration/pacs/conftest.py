@@ -166,7 +166,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     folder = tmp_path_factory.mktemp("hospital")
     truth = folder / "truth"
     make_series_pool(folder / "series", truth, cases=5, seed=11)
-    conf = {"pacs_results": "scored"}
+    conf = {"pacs_results": "scored", "teacher": "none"}
     with open_hospital(folder, folder / "series", truth, ",".join(BRAIN_LABELS), conf) as made:
         yield made
 

@@ -12,7 +12,7 @@ from uncol.experiments import ssl as module
 from uncol.experiments.comparison import Comparison, Training
 from uncol.experiments.pool import open_pool
 from uncol.experiments.ssl import compare, kept
-from uncol.experiments.ssl_report import table
+from uncol.experiments.ssl_report import NNUNET, table
 from uncol.training.loop import Step
 
 QUIET = Console(quiet=True)
@@ -170,6 +170,19 @@ def test_a_training_of_minutes_gets_the_steps_that_fit(comparison, capsys):
     assert "0.05" in shown
     assert compare(timed, QUIET) == points  # none is computed again
     assert not kept(replace(timed, minutes=()), Training("bcp", 2, 0))
+
+
+def test_lines_of_nnunet_for_the_same_minutes_are_shown_beside(comparison, capsys):
+    timed = replace(comparison, methods=("supervised",), steps=None, minutes=(0.05,))
+    (own,) = compare(timed, QUIET)
+    other = {**own, "method": NNUNET, "recipe": "3d_fullres", "dice": 0.123}
+    strangers = [{**other, "seed": 5}, {**other, "minutes": 9.0}, {**other, "train": 6}]
+    with comparison.out.open("a") as stream:
+        stream.writelines(json.dumps(line) + "\n" for line in (*strangers, other))
+    assert compare(timed, Console()) == [own, other]
+    shown = capsys.readouterr().out
+    assert "nnunet" in shown
+    assert "0.123" in shown
 
 
 def test_minutes_that_no_training_fits_are_refused(comparison):
