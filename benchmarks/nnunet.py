@@ -6,14 +6,11 @@
 
 nnU-Net needs other versions of some packages, so it lives in an environment of its own. It learns
 from the annotated scans alone, with the plans that it makes itself. Its planning and preprocessing
-are not counted. The cases are those of `uncol benchmark ssl` with the same `--train`, `--test` and
-seed, and so is the shape of the lines; `uncol benchmark ssl` with the same `--out` and `--minutes`
-shows them beside its own.
+are not counted. `beside.py` says how its lines are shown.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -24,17 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
+from beside import arguments, compare, judged, parts
 
-from uncol.cli import options
 from uncol.data.scan import read_label, read_scan, write_volume
-from uncol.experiments.comparison import Comparison, Training, header
-from uncol.experiments.points import Point, points_like
-from uncol.experiments.pool import LabeledPool, open_pool
-from uncol.experiments.ssl import judge_labels
-from uncol.experiments.ssl_report import NNUNET
-from uncol.storage.files import append_line
-from uncol.types import Array
+from uncol.experiments.comparison import Comparison, Training
+from uncol.experiments.points import Point
+from uncol.experiments.pool import LabeledPool
 
 TRAINER = "nnUNetTrainerMinutes"
 HERE = Path(__file__).resolve().parent
@@ -117,63 +109,21 @@ class NnUnet:
 
 def main() -> None:
     """Run what is not in the file yet, and write a line each."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument("--nnunet", type=Path, required=True, help="folder of nnU-Net's commands")
-    parser.add_argument("--studies", type=Path, required=True)
-    parser.add_argument("--labels", required=True)
-    parser.add_argument("--patient", default="")
-    parser.add_argument("--preset", default="auto", help="as the lines beside it have")
     parser.add_argument("--configuration", default="3d_fullres", choices=("2d", "3d_fullres"))
-    parser.add_argument("--train", type=int, default=48)
-    parser.add_argument("--test", type=int, default=options.TEST)
-    parser.add_argument("--budgets", default="4")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--minutes", default="2,10")
-    parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
-    comparison = Comparison(
-        pool=open_pool(asked.studies, asked.labels, patient=asked.patient),
-        methods=("supervised",),
-        budgets=options.numbers(asked.budgets),
-        seeds=options.numbers(asked.seeds),
-        train=asked.train,
-        test=asked.test,
-        steps=None,
-        settings=options.round_of(asked.labels, asked.preset, "litemedsam", 1.0),
-        out=asked.out,
-        minutes=options.decimals(asked.minutes),
-    )
-    comparison.check()
-    Console().print(header(comparison))
-    for training in comparison.trainings():
-        line = {**comparison.line(training), "method": NNUNET, "recipe": asked.configuration}
-        if not points_like(asked.out, line):
-            with tempfile.TemporaryDirectory() as folder:
-                limit = training.minutes or 0
-                network = NnUnet(asked.nnunet, Path(folder), asked.configuration, limit)
-                append_line(
-                    asked.out, json.dumps({**line, **_judged(network, comparison, training)})
-                )
 
+    def run(comparison: Comparison, training: Training) -> Point:
+        labeled, test = parts(comparison, training)
+        with tempfile.TemporaryDirectory() as folder:
+            minutes = training.minutes or 0
+            network = NnUnet(asked.nnunet, Path(folder), asked.configuration, minutes)
+            figures = network.learn(comparison.pool, labeled)
+            labels = network.segment(comparison.pool, test)
+            return judged(comparison, test, lambda file: read_label(labels / file).array, **figures)
 
-def _judged(network: NnUnet, comparison: Comparison, training: Training) -> Point:
-    pool = comparison.pool
-    train, test = pool.parts(training.seed, test=comparison.test)
-    figures = network.learn(pool, train[: training.budget])
-    labels = network.segment(pool, test)
-
-    def label_of(file: str) -> Array:
-        return read_label(labels / file).array
-
-    own = judge_labels(pool, label_of, test)
-    return {
-        **own,
-        "single": [],
-        "served": own,
-        "seconds": figures["seconds"],
-        "step_seconds": round(figures["seconds"] / figures["steps"], 4),
-        "planned_steps": [figures["steps"], 0],
-    }
+    compare(asked, "nnunet", asked.configuration, run)
 
 
 if __name__ == "__main__":

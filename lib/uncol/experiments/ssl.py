@@ -27,7 +27,7 @@ from uncol.experiments.pool import LabeledPool
 from uncol.experiments.ssl_report import (
     BASELINE_METHOD,
     METRICS,
-    NNUNET,
+    OTHERS,
     mean_of_known,
     plot,
     table,
@@ -61,7 +61,7 @@ def compare(comparison: Comparison, console: Console) -> list[Point]:
                     append_line(comparison.out, json.dumps(point))
                 progress.advance(task)
     points = [point for training in trainings for point in kept(comparison, training)[:1]]
-    points += list(_of_nnunet(comparison))
+    points += list(_of_others(comparison))
     plot(points, comparison.out.with_suffix(".png"))
     console.print(table(points, "The students themselves", baseline=comparison.baseline))
     served = [{**point, **point["served"]} for point in points if "served" in point]
@@ -76,14 +76,15 @@ def kept(comparison: Comparison, training: Training) -> list[Point]:
     return points_like(comparison.out, comparison.line(training))
 
 
-def _of_nnunet(comparison: Comparison) -> Iterator[Point]:
-    """Yield the lines of `benchmarks/nnunet.py` on the same cases, for the same minutes."""
+def _of_others(comparison: Comparison) -> Iterator[Point]:
+    """Yield the lines of what is no method, on the same cases for the same minutes."""
     for budget in comparison.budgets:
         for seed in comparison.seeds:
             for minutes in comparison.minutes:
                 line = comparison.line(Training(BASELINE_METHOD, budget, seed, minutes))
                 del line["recipe"]
-                yield from points_like(comparison.out, {**line, "method": NNUNET})[:1]
+                for name in OTHERS:
+                    yield from points_like(comparison.out, {**line, "method": name})[:1]
 
 
 def _train(comparison: Comparison, training: Training, shared: Path) -> Point:

@@ -14,7 +14,7 @@ from uncol.experiments.points import Point, dice_curve, drawn, gap_text
 from uncol.types import Array
 
 BASELINE_METHOD = "supervised"
-NNUNET = "nnunet"  # written by benchmarks/nnunet.py
+OTHERS = ("atlas", "nnunet")  # written by the scripts of these names in benchmarks/
 METRICS = ("dice", "hd95_mm", "asd_mm")
 
 
@@ -111,7 +111,7 @@ def _plot_minutes(points: Sequence[Point], path: Path) -> None:
 
 
 def _ordered(points: Sequence[Point]) -> list[Point]:
-    names = [*METHODS, NNUNET]
+    names = [*METHODS, *OTHERS]
     return sorted(points, key=lambda p: (*_row(p)[:2], names.index(p["method"])))
 
 

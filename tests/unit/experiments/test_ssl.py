@@ -12,7 +12,7 @@ from uncol.experiments import ssl as module
 from uncol.experiments.comparison import Comparison, Training
 from uncol.experiments.pool import open_pool
 from uncol.experiments.ssl import compare, kept
-from uncol.experiments.ssl_report import NNUNET, table
+from uncol.experiments.ssl_report import OTHERS, table
 from uncol.training.loop import Step
 
 QUIET = Console(quiet=True)
@@ -172,10 +172,10 @@ def test_a_training_of_minutes_gets_the_steps_that_fit(comparison, capsys):
     assert not kept(replace(timed, minutes=()), Training("bcp", 2, 0))
 
 
-def test_lines_of_nnunet_for_the_same_minutes_are_shown_beside(comparison, capsys):
+def test_lines_of_others_for_the_same_minutes_are_shown_beside(comparison, capsys):
     timed = replace(comparison, methods=("supervised",), steps=None, minutes=(0.05,))
     (own,) = compare(timed, QUIET)
-    other = {**own, "method": NNUNET, "recipe": "3d_fullres", "dice": 0.123}
+    other = {**own, "method": OTHERS[1], "recipe": "3d_fullres", "dice": 0.123}
     strangers = [{**other, "seed": 5}, {**other, "minutes": 9.0}, {**other, "train": 6}]
     with comparison.out.open("a") as stream:
         stream.writelines(json.dumps(line) + "\n" for line in (*strangers, other))
