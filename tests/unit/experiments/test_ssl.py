@@ -179,7 +179,7 @@ def test_lines_of_others_for_the_same_minutes_are_shown_beside(comparison, capsy
     strangers = [{**other, "seed": 5}, {**other, "minutes": 9.0}, {**other, "train": 6}]
     with comparison.out.open("a") as stream:
         stream.writelines(json.dumps(line) + "\n" for line in (*strangers, other))
-    assert compare(timed, Console()) == [own, other]
+    assert compare(timed, Console(width=250)) == [own, other]
     shown = capsys.readouterr().out
     assert "nnunet" in shown
     assert "0.123" in shown
