@@ -52,7 +52,7 @@ def compare(
         asked: the parsed arguments.
         name: one of `OTHERS`.
         recipe: how it works, in a word.
-        run: learns from `annotated(...)`, and returns what `judged` does.
+        run: learns from the first of `parts`, labels the second, and returns what `judged` does.
     """
     comparison = Comparison(
         pool=open_pool(asked.studies, asked.labels, patient=asked.patient),
@@ -69,7 +69,7 @@ def compare(
     comparison.check()
     Console().print(header(comparison))
     for training in comparison.trainings():
-        line = {**comparison.line(training), "method": name, "recipe": recipe}
+        line = {**comparison.line_of_other(training, name), "recipe": recipe}
         if not points_like(asked.out, line):
             point = {**line, **run(comparison, training)}
             append_line(asked.out, json.dumps(point))

@@ -22,6 +22,7 @@ import pytest
 import requests
 
 from uncol.demo.server import APP, free_port, running_server
+from uncol.errors import UncolError
 from uncol.server import listen
 from uncol.storage.scratch import LOCK
 
@@ -48,13 +49,10 @@ def started(
     try:
         yield child, log
     finally:
-        family = (
-            [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
-            if (child.poll() is None)
-            else []
-        )
-        for one in family:
-            one.kill()
+        if child.poll() is None:
+            server = psutil.Process(child.pid)
+            for one in [server, *server.children(recursive=True)]:
+                one.kill()
         child.wait()
 
 
@@ -253,15 +251,21 @@ def test_a_folder_that_does_not_exist_is_said_and_not_made(tmp_path: Path) -> No
 
 
 def test_all_wrong_settings_are_said_and_nothing_else(fresh_studies: Path, tmp_path: Path) -> None:
-    conf = {"presett": "auto", "teacher": "sam9", "mode": "fast", "labels": "a,a"}
-    with started(fresh_studies, tmp_path / "model", conf=conf) as (child, log):
-        assert child.wait(timeout=START_WITHIN_S) != 0
+    conf = {"presett": "auto", "preset": "huge", "teacher": "sam9", "mode": "fast"}
+    conf |= {"models": "deepedit"}  # a setting of other apps is only noted
+    log = tmp_path / "server.log"
+    with (
+        pytest.raises(UncolError, match="did not come up") as error,
+        running_server(fresh_studies, model_dir=tmp_path / "m", labels="a,a", conf=conf, log=log),
+    ):
+        pass
     assert "Mistakes in the settings" in one_line(log)
-    text = log.read_text()
-    assert "did you mean 'preset'" in text
-    assert "'sam9' is not one of" in text
-    assert "'fast' is not one of" in text
-    assert "a name appears twice" in text
+    for text in (log.read_text(), str(error.value)):
+        assert "did you mean 'preset'" in text
+        assert "'sam9' is not one of" in text
+        assert "'fast' is not one of" in text
+        assert "'huge' is not one of" in text
+        assert "a name appears twice" in text
 
 
 def test_a_child_does_not_outlive_a_server_killed_at_once(

@@ -143,6 +143,14 @@ class Comparison:
             "recipe": hashlib.sha256(made.encode()).hexdigest()[:12],
         }
 
+    def line_of_other(self, training: Training, program: str) -> Point:
+        """Return what tells the lines of another program from all others, whatever its recipe."""
+        own = self.line(training)
+        return {
+            **{name: value for name, value in own.items() if name != "recipe"},
+            "method": program,
+        }
+
     def trainings(self) -> Iterator[Training]:
         """Yield all; `supervised_all` has one budget, all training scans."""
         for seed in self.seeds:

@@ -1,7 +1,7 @@
 """How many steps a training may have to take some minutes on this machine.
 
 A part of a training does not depend on its steps: scans are read, the generalist looks at them and
-is prompted. Two short trainings, which are thrown away, tell that part and the time of a step.
+is prompted. Three short trainings, which are thrown away, tell these parts and the time of a step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from uncol.training.plan import with_steps
 from uncol.training.reporter import Reporter
 from uncol.versions.manifest import Plan
 
-SHORT, LONG = 8, 32  # steps of the two
+SHORT, LONG = 8, 32  # steps of the short trainings
 
 
 @dataclass(frozen=True)

@@ -81,10 +81,10 @@ def _of_others(comparison: Comparison) -> Iterator[Point]:
     for budget in comparison.budgets:
         for seed in comparison.seeds:
             for minutes in comparison.minutes:
-                line = comparison.line(Training(BASELINE_METHOD, budget, seed, minutes))
-                del line["recipe"]
+                training = Training(BASELINE_METHOD, budget, seed, minutes)
                 for name in OTHERS:
-                    yield from points_like(comparison.out, {**line, "method": name})[:1]
+                    line = comparison.line_of_other(training, name)
+                    yield from points_like(comparison.out, line)[:1]
 
 
 def _train(comparison: Comparison, training: Training, shared: Path) -> Point:

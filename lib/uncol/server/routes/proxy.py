@@ -77,11 +77,7 @@ class Upstream:
     async def _question(self, request: Request, op: Op, path: str) -> httpx.Request:
         """Return what the PACS is asked."""
         parts = (self._root, _prefix(op, path), _below_root(path))
-        storing = request.method == "POST"
-        headers = {"Accept-Encoding": "identity"}
-        for name in ("accept", *(("content-type",) if storing else ())):
-            if name in request.headers:
-                headers[name] = request.headers[name]
+        headers = _asked_with(request)
         if is_google(self._root):
             token = await anyio.to_thread.run_sync(token_of_google)
             headers["Authorization"] = f"Bearer {token}"
@@ -91,7 +87,7 @@ class Upstream:
                 "/".join(part for part in parts if part),
                 params=list(request.query_params.multi_items()),
                 headers=headers,
-                content=request.stream() if storing else None,
+                content=request.stream() if request.method == "POST" else None,
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise RequestError(f"{shown(path)} is not a DICOMweb path: {error}.") from error
@@ -159,6 +155,17 @@ def _prefix(op: Op, path: str) -> str:
     }
     # some versions of OHIF ask for metadata where they search
     return prefixes.get("wado" if path.endswith("metadata") else op) or ""
+
+
+def _asked_with(request: Request) -> dict[str, str]:
+    """Return the headers that go on to the PACS."""
+    names = {"accept"}
+    if request.method == "POST":
+        names.add("content-type")
+        if "transfer-encoding" not in request.headers:
+            names.add("content-length")  # not every PACS reads a body that comes in chunks
+    headers = {name: request.headers[name] for name in names if name in request.headers}
+    return {"Accept-Encoding": "identity", **headers}
 
 
 def _kept(reply: httpx.Response, *, read: bool) -> dict[str, str]:
