@@ -70,3 +70,11 @@ class StorageError(UncolError):
     """A file could not be written; what was there before is unchanged."""
 
     http_status = 507
+
+
+def why(error: Exception) -> str:
+    """Return what was wrong as a part of a sentence, which tells its own remedy."""
+    inner = error.__cause__ if isinstance(error, StorageError) else None
+    cause = inner or error
+    text = str(getattr(cause, "strerror", None) or cause)
+    return text.strip().rstrip(".") or type(cause).__name__

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from uncol.data.names import fold
-from uncol.errors import SettingsError
+from uncol.errors import SettingsError, why
 from uncol.generalist.models import GENERALISTS, NO_GENERALIST
 from uncol.method.recipe import RECIPES
 from uncol.round_settings import RoundSettings
@@ -282,7 +282,7 @@ def _pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        raise ValueError(f"'{text}' is no regular expression: {error}.") from None
+        raise ValueError(f"'{text}' is no regular expression: {why(error)}.") from None
     return text
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from uncol.data.names import fold
-from uncol.errors import LabelError
+from uncol.errors import LabelError, why
 from uncol.types import Array
 
 REVIEW_SEGMENTS = ("review_high", "review_medium")
@@ -108,7 +108,7 @@ def names_and_indices(
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise LabelError(
             f"label_info of case '{case}' must be a list of segments, "
-            f'{{"name": ..., "idx": <whole number>}} each: {error}.'
+            f'{{"name": ..., "idx": <whole number>}} each: {why(error)}.'
         ) from error
 
 

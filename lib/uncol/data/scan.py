@@ -18,7 +18,7 @@ from uncol.data.imagefile import (
     read_header,
     read_values,
 )
-from uncol.errors import LabelError, ScanError, StorageError, UncolError
+from uncol.errors import LabelError, ScanError, StorageError, UncolError, why
 from uncol.types import Array
 
 POSSIBLE_SPACING_MM = (1e-3, 100.0)  # the range that scanners produce
@@ -110,7 +110,7 @@ def write_volume(path: str | Path, array: Array, grid: Grid, *, compress: bool =
             sitk.WriteImage(to_itk(array, grid), str(path), useCompression=compress)
     except (OSError, RuntimeError) as error:
         raise StorageError(
-            f"Could not write {path}: {error}. Free some disk space or check the permissions."
+            f"Could not write {path}: {why(error)}. Free some disk space or check the permissions."
         ) from error
 
 
@@ -149,7 +149,7 @@ def check_size(path: Path, name: str, error_class: type[UncolError], kind: str) 
 def damaged(kind: str, name: str, path: Path, error: Exception) -> str:
     """Return the message for a file that cannot be read."""
     if isinstance(error, UnsupportedError):
-        return f"The {kind} of case '{name}' cannot be used ({path}): {error}."
+        return f"The {kind} of case '{name}' cannot be used ({path}): {why(error)}."
     reason = " ".join((str(error) or type(error).__name__).split())[:200]
     return (
         f"The {kind} of case '{name}' is damaged or not an image ({path}): {reason}. "

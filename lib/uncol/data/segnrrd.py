@@ -18,7 +18,7 @@ from uncol.data.imagefile import DAMAGED
 from uncol.data.labels import IGNORED
 from uncol.data.names import fold
 from uncol.data.scan import check_size, damaged
-from uncol.errors import LabelError, StorageError
+from uncol.errors import LabelError, StorageError, why
 from uncol.types import Array
 
 NO_SEGMENTS = (
@@ -119,7 +119,7 @@ def write_seg_nrrd(
         sitk.WriteImage(image, str(path), useCompression=compress)
     except RuntimeError as error:
         raise StorageError(
-            f"Could not write {path}: {error}. Free some disk space or check the permissions."
+            f"Could not write {path}: {why(error)}. Free some disk space or check the permissions."
         ) from error
 
 

@@ -31,7 +31,7 @@ from uncol.datastores.record import (
     label_key,
 )
 from uncol.datastores.submitted import meant_segments
-from uncol.errors import LabelError, StorageError
+from uncol.errors import LabelError, StorageError, why
 from uncol.storage.database import Change
 from uncol.storage.files import copy_file, file_digest, flush_folder, make_folder
 from uncol.storage.plain import PlainName, path_in, plain_name
@@ -216,7 +216,7 @@ class Changes:
             digest = file_digest(path)
             info = self._earlier_info(case, path)
         except (OSError, LabelError) as error:
-            self._tell(str(path), f"The label {path} does not count: {error}.")
+            self._tell(str(path), f"The label {path} does not count: {why(error)}.")
             return None
         known = self._history.submission(case, digest)
         if known is None and not info:
@@ -329,7 +329,7 @@ class Changes:
             os.replace(partial, target)
             flush_folder(target.parent)
         except (OSError, StorageError) as error:
-            self._tell(f"{name} again", f"The label of '{name}' could not be put back: {error}.")
+            self._tell(f"{name} again", f"The label of '{name}' cannot be put back: {why(error)}.")
             return
         finally:
             with suppress(OSError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from uncol.data.identity import ScanIdentity
-from uncol.storage.files import copy_file, file_digest, flush_folder, replacing
+from uncol.errors import StorageError
+from uncol.storage.files import file_digest, replacing
 from uncol.storage.plain import PlainName, is_plain, path_in, plain_name
 
 logger = logging.getLogger(__name__)
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 FOLDER = ".history"  # in the studies folder
 DIGITS = 12  # of a label file's SHA-256 in its name
 TAKEN_AWAY = "removed"
+NO_ROOM = "Free some disk space."
 INDEX_LASTS_S = 5.0  # another server may have added to it since
 INFO = TypeAdapter(dict[str, Any])
 
@@ -88,14 +91,16 @@ class History:
             submission: what is known of it.
 
         Raises:
-            OSError, StorageError: it cannot be kept.
+            StorageError: it cannot be kept.
         """
         path = self._path(case, f"{submission.digest[:DIGITS]}{extension}")
         self._note(path, submission)  # first: a note without a file says nothing
-        partial = path.with_name(f".{path.name}")
-        copy_file(label, partial)
-        os.replace(partial, path)
-        flush_folder(path.parent)
+        try:
+            with replacing(path, remedy=NO_ROOM) as partial:
+                shutil.copyfile(label, partial)
+        except StorageError:
+            self.forget(path)
+            raise
         return path
 
     def forget(self, path: Path) -> None:
@@ -181,7 +186,7 @@ class History:
 
     def _note(self, path: Path, submission: Submission) -> None:
         self._indexed_at = float("-inf")
-        with replacing(_note_of(path), remedy="Free some disk space.") as partial:
+        with replacing(_note_of(path), remedy=NO_ROOM) as partial:
             partial.write_text(submission.model_dump_json())
 
 

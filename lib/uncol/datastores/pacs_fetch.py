@@ -14,7 +14,7 @@ from uncol.data.scan import write_volume
 from uncol.dicom.odd import ODD
 from uncol.dicom.series import read_series
 from uncol.dicom.web import Pacs
-from uncol.errors import PacsError, ScanError
+from uncol.errors import PacsError, ScanError, why
 from uncol.types import Array
 
 
@@ -69,7 +69,7 @@ def _receive(pacs: Pacs, study_uid: str, uid: str, folder: Path) -> int:
         try:
             one.save_as(folder / f"{len(seen):05d}.dcm", write_like_original=False)
         except ODD as error:
-            raise ScanError(f"An image of series '{uid}' cannot be kept: {error}.") from error
+            raise ScanError(f"An image of series '{uid}' cannot be kept: {why(error)}.") from error
         seen.add(str(one.get("SOPInstanceUID")))
     if listed is not None and len(seen) < listed:
         raise PacsError(

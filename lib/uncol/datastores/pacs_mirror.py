@@ -26,7 +26,7 @@ from uncol.datastores.record import ScanRow
 from uncol.datastores.studies import UncolDatastore
 from uncol.dicom.series import Series, read_headers
 from uncol.dicom.web import Entry, Pacs
-from uncol.errors import RequestError, ScanError, StorageError, UncolError
+from uncol.errors import RequestError, ScanError, StorageError, UncolError, why
 from uncol.storage.database import Table
 from uncol.storage.plain import path_in, plain_name
 
@@ -269,7 +269,7 @@ class PacsMirror(UncolDatastore):
                 raise
             except OSError as error:
                 raise StorageError(
-                    f"Scan '{image_id}' could not be kept: {error}. Free some disk space."
+                    f"Scan '{image_id}' could not be kept: {why(error)}. Free some disk space."
                 ) from error
 
     def _is_usable(self, name: str, row: ScanRow) -> bool:

@@ -21,7 +21,7 @@ from uncol.datastores.history import History, Submission
 from uncol.datastores.listing import FINAL, LABELS, PARTIAL, Stamp
 from uncol.datastores.record import LabelRow, label_key
 from uncol.datastores.submitted import LABEL_FORMATS, check_final, stored_extension
-from uncol.errors import RequestError, StorageError
+from uncol.errors import RequestError, StorageError, why
 from uncol.storage.database import Change, Table
 from uncol.storage.files import copy_file, file_digest, flush, flush_folder, make_folder
 from uncol.storage.plain import PlainName, check_notes, path_in, plain_name, shown
@@ -108,9 +108,8 @@ class UncolDatastore(Catalog):
             info = {**info, "ts": int(time.time()), "name": target.name}
             self._put(name, tag, partial, target, info)
         except (OSError, StorageError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
             raise StorageError(
-                f"Could not save the label of case '{name}': {why}. The earlier label is "
+                f"Could not save the label of case '{name}': {why(error)}. The earlier label is "
                 "unchanged. Free some disk space and submit again."
             ) from error
         finally:

@@ -12,7 +12,7 @@ from uncol.dicom.frames import on_grid
 from uncol.dicom.odd import ODD
 from uncol.dicom.segmentation import SCHEME, ResultOrigin, finished, identity
 from uncol.dicom.series import Series
-from uncol.errors import LabelError
+from uncol.errors import LabelError, why
 from uncol.types import Array
 
 NO_UNITS = Code("1", "UCUM", "no units")
@@ -33,7 +33,9 @@ def write_map(values: Array, series: Series, source: ResultOrigin) -> Dataset:
     try:
         return _written(values, series, source)
     except ODD as error:
-        raise LabelError(f"No DICOM Parametric Map can refer to this series: {error}.") from error
+        raise LabelError(
+            f"No DICOM Parametric Map can refer to this series: {why(error)}."
+        ) from error
 
 
 def _written(values: Array, series: Series, source: ResultOrigin) -> Dataset:

@@ -21,7 +21,7 @@ from uncol.data.imagefile import MAX_VOXELS
 from uncol.dicom.frames import on_grid
 from uncol.dicom.odd import ODD
 from uncol.dicom.series import Series
-from uncol.errors import LabelError
+from uncol.errors import LabelError, why
 from uncol.types import Array
 
 MANUFACTURER = "UnCoL"
@@ -68,7 +68,9 @@ def write_segmentation(
     try:
         return _written(label, segments, series, source)
     except ODD as error:
-        raise LabelError(f"No DICOM Segmentation can refer to this series: {error}.") from error
+        raise LabelError(
+            f"No DICOM Segmentation can refer to this series: {why(error)}."
+        ) from error
 
 
 def _written(
@@ -122,7 +124,7 @@ def read_segmentation(dataset: Dataset, grid: Grid) -> tuple[Array, dict[str, in
     try:
         return _read(dataset, grid)
     except ODD as error:
-        raise LabelError(f"It cannot be read: {error}.") from error
+        raise LabelError(f"It cannot be read: {why(error)}.") from error
 
 
 def _frames(dataset: Dataset) -> Array:
@@ -186,7 +188,7 @@ def latest(instances: Iterable[Dataset]) -> Dataset:
     try:
         return max(instances, key=lambda one: int(one.get("InstanceNumber") or 0))
     except ODD as error:
-        raise LabelError(f"It has no instance that can be read: {error}.") from error
+        raise LabelError(f"It has no instance that can be read: {why(error)}.") from error
 
 
 def identity(source: ResultOrigin) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from uncol.data.grid import LPS_TO_RAS, Grid, Volume
 from uncol.data.imagefile import MAX_VOXELS
 from uncol.data.scan import POSSIBLE_SPACING_MM
 from uncol.dicom.odd import ODD
-from uncol.errors import ScanError
+from uncol.errors import ScanError, why
 from uncol.types import Array
 
 UNEVEN = 0.02  # share of the slice distance by which slices may lie unevenly
@@ -70,8 +70,8 @@ def open_series(headers: Sequence[Dataset], *, case: str) -> Series:
         return _ordered(headers, case)
     except ODD as error:
         raise ScanError(
-            f"The headers of series '{case}' do not say where its slices lie: {error}. It is left "
-            "out."
+            f"The headers of series '{case}' do not say where its slices lie: {why(error)}. It "
+            "is left out."
         ) from error
 
 
@@ -167,7 +167,7 @@ def read_headers(folder: Path, *, case: str) -> Series:
     try:
         headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in folder.glob("*.dcm")]
     except (*ODD, OSError) as error:
-        raise ScanError(f"The DICOM files of series '{case}' are damaged: {error}.") from error
+        raise ScanError(f"The DICOM files of series '{case}' are damaged: {why(error)}.") from error
     if not headers:
         raise ScanError(f"Series '{case}' has no images in {folder}.")
     return open_series(headers, case=case)

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from requests import RequestException
 
 from uncol.dicom.odd import ODD
-from uncol.errors import PacsError
+from uncol.errors import PacsError, why
 
 COUNT = "NumberOfSeriesRelatedInstances"
 PAGE = 500  # series requested at once
@@ -143,12 +143,14 @@ class Pacs:
             yield
         except RequestException as error:
             raise PacsError(
-                f"The PACS at {self.url} did not {what}: {error}. Check that it runs and that the "
-                "address given as --studies is its DICOMweb root. Nothing that was saved is lost."
+                f"The PACS at {self.url} did not {what}: {why(error)}. Check that it runs and that "
+                "the address given as --studies is its DICOMweb root. Nothing that was saved is "
+                "lost."
             ) from error
         except ODD as error:
             raise PacsError(
-                f"The PACS at {self.url} was asked to {what}, but its answer is not DICOM: {error}."
+                f"The PACS at {self.url} was asked to {what}, but its answer is not DICOM: "
+                f"{why(error)}."
             ) from error
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from uncol.data.cases import Case, Pool
 from uncol.data.imagefile import file_extension
-from uncol.errors import RequestError
+from uncol.errors import RequestError, why
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _check_expression(patient: str) -> None:
         re.compile(patient)
     except re.error as error:
         raise RequestError(
-            f"--patient '{patient}' is not a regular expression: {error}."
+            f"--patient '{patient}' is not a regular expression: {why(error)}."
         ) from error
 
 

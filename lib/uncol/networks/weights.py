@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from uncol.errors import StorageError, WeightsError
+from uncol.errors import StorageError, WeightsError, why
 
 CHUNK = 1 << 20
 TIMEOUT_S = 30
@@ -67,7 +67,8 @@ def fetch(item: Download, folder: Path) -> Path:
                 _download(item, target)
     except OSError as error:
         raise StorageError(
-            f"Could not write {target}: {error}. Free some disk space or choose another model_dir."
+            f"Could not write {target}: {why(error)}. Free some disk space or choose "
+            "another model_dir."
         ) from error
     verified_digest(target, item.sha256 or _kept_digest(target))
     return target

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from uncol.errors import RequestError, StorageError
+from uncol.errors import RequestError, StorageError, why
 from uncol.storage.plain import is_plain, shown
 
 MOST_MEMBERS = 10_000
@@ -59,11 +59,11 @@ def unpack(archive: Path, folder: Path, *, limit_bytes: int) -> None:
     except NOT_ARCHIVED as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise RequestError(
-            f"The archive cannot be unpacked: {error}. Send a ZIP or TAR."
+            f"The archive cannot be unpacked: {why(error)}. Send a ZIP or TAR."
         ) from error
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise StorageError(f"The archive could not be unpacked: {error}.") from error
+        raise StorageError(f"The archive could not be unpacked: {why(error)}.") from error
 
 
 def _check(members: Iterable[_Member], limit_bytes: int) -> None:

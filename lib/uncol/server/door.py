@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
 from uncol.data.imagefile import file_extension
-from uncol.errors import RequestError, StorageError
+from uncol.errors import RequestError, StorageError, why
 from uncol.storage.plain import parse_json
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def request_folder(request: Request) -> Path:
         try:
             state[FOLDER_KEY] = Path(tempfile.mkdtemp(prefix="request-"))
         except OSError as error:
-            raise StorageError(f"No temporary file can be written: {error}.") from error
+            raise StorageError(f"No temporary file can be written: {why(error)}.") from error
     folder: Path = state[FOLDER_KEY]
     return folder
 
@@ -111,7 +111,7 @@ def keep_upload(upload: UploadFile, folder: Path, name: str = "upload") -> Path:
             shutil.copyfileobj(upload.file, stream, COPIED_AT_ONCE)
     except OSError as error:
         raise StorageError(
-            f"The upload could not be kept: {error}. Free some disk space."
+            f"The upload could not be kept: {why(error)}. Free some disk space."
         ) from error
     return path
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from uncol.errors import RequestError, StorageError
+from uncol.errors import RequestError, StorageError, why
 from uncol.server.archives import unpack
 from uncol.server.door import keep_upload, own_name
 from uncol.storage.files import write_text
@@ -96,7 +96,7 @@ class Sessions:
         except BaseException as error:  # whatever it was, nothing half-received stays
             shutil.rmtree(home, ignore_errors=True)
             if isinstance(error, OSError):
-                raise StorageError(f"The session could not be kept: {error}.") from error
+                raise StorageError(f"The session could not be kept: {why(error)}.") from error
             raise
         return session
 

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from uncol.errors import StorageError
+from uncol.errors import StorageError, why
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Database:
             self.fresh = self._open()
         except sqlite3.DatabaseError as error:
             if read_only or _primary(error) in OUTSIDE:
-                raise StorageError(f"{path} cannot be opened: {error}.") from error
+                raise StorageError(f"{path} cannot be opened: {why(error)}.") from error
             self._set_aside(error)
             self.fresh = self._open()
 
@@ -123,7 +123,7 @@ class Database:
                     self._connection.execute("COMMIT")
             except sqlite3.Error as error:
                 self._undo()
-                raise StorageError(f"{self._path} cannot be read: {error}.") from error
+                raise StorageError(f"{self._path} cannot be read: {why(error)}.") from error
 
     @contextmanager
     def change(self) -> Iterator[Change]:
@@ -148,7 +148,7 @@ class Database:
                     self._read()
             except sqlite3.Error as error:
                 self._undo()
-                raise StorageError(f"{self._path} cannot be written: {error}.") from error
+                raise StorageError(f"{self._path} cannot be written: {why(error)}.") from error
             try:
                 yield change
                 self._write(change)
@@ -156,7 +156,7 @@ class Database:
             except sqlite3.Error as error:
                 self._undo()
                 raise StorageError(
-                    f"Could not write {self._path}: {error}. Free some disk space."
+                    f"Could not write {self._path}: {why(error)}. Free some disk space."
                 ) from error
             except BaseException:
                 self._undo()

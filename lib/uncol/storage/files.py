@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from uncol.errors import StorageError
+from uncol.errors import StorageError, why
 
 GIB = 2**30
 READS = 5  # of a file that is replaced meanwhile
@@ -48,7 +48,7 @@ def replacing(
     except failures as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise StorageError(f"Could not write {path}: {error}. {remedy}") from error
+        raise StorageError(f"Could not write {path}: {why(error)}. {remedy}") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -87,7 +87,9 @@ def append_line(path: Path, text: str) -> None:
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
-        raise StorageError(f"Could not write {path}: {error}. Free some disk space.") from error
+        raise StorageError(
+            f"Could not write {path}: {why(error)}. Free some disk space."
+        ) from error
 
 
 def copy_file(source: Path, target: Path) -> None:

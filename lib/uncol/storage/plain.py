@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from uncol.errors import RequestError
+from uncol.errors import RequestError, why
 
 NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
 MOST_BYTES = 2**20  # of a request's JSON
@@ -91,7 +91,7 @@ def parse_json(text: str | bytes, what: str) -> Any:
     try:
         value = from_json(text, allow_inf_nan=False)
     except ValueError as error:
-        raise RequestError(f"{what} is not valid JSON: {error}.") from error
+        raise RequestError(f"{what} is not valid JSON: {why(error)}.") from error
     _check_depth(value, what)
     return value
 
@@ -114,7 +114,7 @@ def check_notes(notes: Mapping[str, Any]) -> dict[str, Any]:
     try:
         text = to_json(dict(notes), inf_nan_mode="constants", fallback=str)
     except (ValueError, TypeError, RecursionError) as error:
-        raise RequestError(f"{what} cannot be kept: {error}.") from error
+        raise RequestError(f"{what} cannot be kept: {why(error)}.") from error
     if len(text) > MOST_NOTE_BYTES:
         raise RequestError(f"{what} takes {len(text)} bytes, at most {MOST_NOTE_BYTES} are kept.")
     return parse_object(text, what)

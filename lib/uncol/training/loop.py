@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from uncol.data.prepared import TrainingCase
-from uncol.errors import TrainingError
+from uncol.errors import TrainingError, why
 from uncol.generalist.pool import Generalist
 from uncol.inference.predict import predict
 from uncol.method import schedules
@@ -245,7 +245,7 @@ class Trainer:
         if self.preset.batch <= smallest:
             raise TrainingError(
                 f"The GPU's memory does not suffice for {smallest} crops per step of "
-                f"{self.preset.crop} voxels: {error}. Choose a smaller preset, or train with "
+                f"{self.preset.crop} voxels: {why(error)}. Choose a smaller preset, or train with "
                 "device cpu."
             ) from error
         self.preset = replace(self.preset, batch=max(smallest, self.preset.batch // 2))

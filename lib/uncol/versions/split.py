@@ -9,7 +9,7 @@ from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from uncol.data.cases import Case, Pool, Side, decide, split
-from uncol.errors import StorageError
+from uncol.errors import StorageError, why
 from uncol.storage.files import write_json
 
 SIDES = TypeAdapter(dict[str, Side])
@@ -34,8 +34,8 @@ class FrozenSplit:
             return {}
         except (OSError, ValidationError) as error:
             raise StorageError(
-                f"{self.path}, which lists what never trains, cannot be read: {error}. Restore it "
-                "from a backup, or start with another model_dir."
+                f"{self.path}, which lists what never trains, cannot be read: {why(error)}. "
+                "Restore it from a backup, or start with another model_dir."
             ) from error
 
     def of(self, cases: Iterable[Case]) -> Pool:

@@ -19,7 +19,7 @@ from filelock import FileLock
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from uncol.errors import RequestError, StorageError, WeightsError
+from uncol.errors import RequestError, StorageError, WeightsError, why
 from uncol.networks.student import Student
 from uncol.networks.weights import load_state
 from uncol.storage.files import append_line, flush, write_text
@@ -113,8 +113,8 @@ class ModelStore:
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise StorageError(
-                f"Could not publish the new model in {self.folder.student}: {error}. The served "
-                "model is unchanged. Free some disk space and train again."
+                f"Could not publish the new model in {self.folder.student}: {why(error)}. The "
+                "served model is unchanged. Free some disk space and train again."
             ) from error
         return version
 

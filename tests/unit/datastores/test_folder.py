@@ -78,7 +78,7 @@ def test_a_file_whose_name_is_not_utf8_is_left_out(store) -> None:
     assert again(store).list_images() == ["one", "two"]
 
 
-@pytest.mark.parametrize("full", ["history", "record", "label"])
+@pytest.mark.parametrize("full", ["history", "copy", "record", "label"])
 def test_on_a_full_disk_what_is_said_is_true(store, label, tmp_path, monkeypatch, full) -> None:
     store.save_label("one", label, "final", {"user": "ada"})
     path = Path(store.get_label_uri("one", "final"))
@@ -87,20 +87,30 @@ def test_on_a_full_disk_what_is_said_is_true(store, label, tmp_path, monkeypatch
     changed[0, 0, 0] = 1
     new = write(tmp_path / "new.nii.gz", changed)
 
-    def refuse(*_: object, **__: object) -> None:
+    def refuse(*paths: object, **_: object) -> None:
         if full == "record":
             raise sqlite3.OperationalError("database or disk is full")
+        if full == "copy":
+            Path(str(paths[1])).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
+    noted = sorted(tmp_path.rglob(".history/**/*"))
     if full == "history":
         monkeypatch.setattr(store.history, "add", refuse)
+    elif full == "copy":
+        monkeypatch.setattr("uncol.datastores.history.shutil.copyfile", refuse)
     elif full == "record":
         monkeypatch.setattr(Database, "_write", refuse)
     else:
         monkeypatch.setattr("uncol.datastores.studies.os.replace", refuse)
-    with pytest.raises(StorageError, match="unchanged"):
+    with pytest.raises(StorageError, match=r"full|No space") as error:
         store.save_label("one", new, "final", {"user": "bob"})
+    said = str(error.value)
+    assert said.endswith("The earlier label is unchanged. Free some disk space and submit again.")
+    assert ".." not in said
+    assert said.count("Free some disk space") == 1
     monkeypatch.undo()
+    assert sorted(tmp_path.rglob(".history/**/*")) == noted
     assert path.read_bytes() == before
     assert store.get_label_info("one", "final")["user"] == "ada"
     assert again(store).get_label_info("one", "final")["user"] == "ada"

@@ -15,7 +15,7 @@ from fastapi.responses import Response, StreamingResponse
 from monailabel.config import settings as server_settings
 
 from uncol.datastores.connect import is_address, is_google, token_of_google
-from uncol.errors import BusyError, PacsError, RequestError
+from uncol.errors import BusyError, PacsError, RequestError, why
 from uncol.server.access import User
 from uncol.server.routes.parts import Parts
 from uncol.storage.plain import shown
@@ -61,8 +61,7 @@ class Upstream:
             try:
                 reply = await self._opened().send(asked, auth=self._login, stream=True)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                why = str(error) or type(error).__name__
-                raise PacsError(f"The PACS did not answer: {why}.") from error
+                raise PacsError(f"The PACS did not answer: {why(error)}.") from error
             stack.push_async_callback(reply.aclose)
             if reply.is_redirect:
                 raise PacsError(
@@ -90,7 +89,7 @@ class Upstream:
                 content=request.stream() if request.method == "POST" else None,
             )
         except (httpx.InvalidURL, ValueError) as error:
-            raise RequestError(f"{shown(path)} is not a DICOMweb path: {error}.") from error
+            raise RequestError(f"{shown(path)} is not a DICOMweb path: {why(error)}.") from error
 
     def _opened(self) -> httpx.AsyncClient:
         if self._client is None:
