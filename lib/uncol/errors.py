@@ -77,4 +77,5 @@ def why(error: Exception) -> str:
     inner = error.__cause__ if isinstance(error, StorageError) else None
     cause = inner or error
     text = str(getattr(cause, "strerror", None) or cause)
+    text = text.partition("\nTraceback")[0]  # pydicom tells its own
     return text.strip().rstrip(".") or type(cause).__name__

@@ -62,20 +62,23 @@ def _receive(pacs: Pacs, study_uid: str, uid: str, folder: Path) -> int:
     """Write all images of a series to a folder and return how many there are."""
     listed = pacs.count(study_uid, uid)
     seen: set[str] = set()
+    odd: list[str] = []
     for one in pacs.images(study_uid, uid):
         theirs = str(one.get("StudyInstanceUID")), str(one.get("SeriesInstanceUID"))
         if theirs != (study_uid, uid):
             raise PacsError(f"The PACS was asked for series {uid} and gave images of {theirs[1]}.")
         try:
             one.save_as(folder / f"{len(seen):05d}.dcm", write_like_original=False)
+            seen.add(str(one.get("SOPInstanceUID")))
         except ODD as error:
-            raise ScanError(f"An image of series '{uid}' cannot be kept: {why(error)}.") from error
-        seen.add(str(one.get("SOPInstanceUID")))
-    if listed is not None and len(seen) < listed:
+            odd.append(why(error))
+    if listed is not None and len(seen) + len(odd) < listed:  # an odd one may be a cut one
         raise PacsError(
-            f"The PACS lists {listed} images of series {uid} and gave {len(seen)}. It may still "
-            "arrive; try again in a moment."
+            f"The PACS lists {listed} images of series {uid} and gave {len(seen)} whole ones. It "
+            "may still arrive; try again in a moment."
         )
+    if odd:
+        raise ScanError(f"An image of series '{uid}' cannot be kept: {odd[0]}.")
     return len(seen)
 
 

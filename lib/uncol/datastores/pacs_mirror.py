@@ -65,6 +65,8 @@ class PacsMirror(UncolDatastore):
         Path(folder).mkdir(parents=True, exist_ok=True)
         super().__init__(folder, self._states, **options)
         self._take_over()
+        if not self._frozen:
+            self._try_again()
 
     def name(self) -> str:
         """Return the URL of the PACS."""
@@ -276,6 +278,13 @@ class PacsMirror(UncolDatastore):
         state = self._states.get(name)
         settled = time.monotonic() - self._grew_at.get(name, float("-inf")) > GROWN_SINCE_S
         return state is not None and not state.unusable and settled
+
+    def _try_again(self) -> None:
+        """Forget which scans could not be used before: the reason may have gone."""
+        with self._record.database.change() as change:
+            for uid, state in self._states.all().items():
+                if state.unusable not in ("", GONE):
+                    change.put(self._states, uid, state.model_copy(update={"unusable": ""}))
 
     def _take_over(self) -> None:
         """Take up labels that the record does not know, and what an earlier version kept."""

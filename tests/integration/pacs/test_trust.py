@@ -5,18 +5,17 @@ from __future__ import annotations
 import datetime
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 import requests
+from between import Between
 from pydicom.uid import generate_uid
 
 from uncol.data.grid import Grid
@@ -36,51 +35,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 GRID = Grid((24, 20, 12), np.diag([-1.0, -1.0, 3.0, 1.0]))
 LABELS = {"fat": 1}
 COUNT = 3
-
-
-class Between(BaseHTTPRequestHandler):
-    """Passes requests on to the PACS, and changes what the test wants changed."""
-
-    protocol_version = "HTTP/1.1"
-    pacs = ""
-    no_segmentations = False
-    swapped: ClassVar[dict[str, str]] = {}
-    asked: ClassVar[list[tuple[str, str]]] = []
-
-    def log_message(self, *_: object) -> None:
-        return
-
-    def pass_on(self) -> None:
-        path = self.path
-        Between.asked.append((self.command, path))
-        if Between.no_segmentations and "Modality=SEG" in path:
-            self.answer(200, "application/dicom+json", b"[]")
-            return
-        if "metadata" not in path and "?" not in path:
-            for one, other in Between.swapped.items():
-                path = path.replace(one, other)
-        length = int(self.headers.get("Content-Length") or 0)
-        kept = {n: self.headers[n] for n in ("Accept", "Content-Type") if self.headers.get(n)}
-        request = urllib.request.Request(
-            Between.pacs + path,
-            data=self.rfile.read(length) if length else None,
-            method=self.command,
-            headers=kept,
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=60) as reply:
-                self.answer(reply.status, reply.headers.get("Content-Type"), reply.read())
-        except urllib.error.HTTPError as error:
-            self.answer(error.code, error.headers.get("Content-Type"), error.read())
-
-    def answer(self, status: int, kind: str | None, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind or "text/plain")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_GET = do_POST = do_DELETE = pass_on  # noqa: N815
 
 
 class Site:
@@ -134,7 +88,7 @@ def site(tmp_path: Path, need: Callable[[str], None]) -> Iterator[Site]:
         between = ThreadingHTTPServer(("127.0.0.1", 0), Between)
         between.daemon_threads = True
         threading.Thread(target=between.serve_forever, daemon=True).start()
-        Between.pacs, Between.no_segmentations = pacs, False
+        Between.pacs, Between.no_segmentations, Between.cut = pacs, False, False
         Between.swapped.clear()
         Between.asked.clear()
         yield Site(tmp_path, pacs, f"http://127.0.0.1:{between.server_address[1]}")
@@ -226,6 +180,17 @@ def test_images_of_another_series_are_not_taken(site: Site) -> None:
     np.testing.assert_array_equal(scan, read_series(site.files(0), case="0")[0].array)
 
 
+def test_a_series_that_arrives_cut_is_asked_for_again(site: Site) -> None:
+    site.send(0)
+    store = site.open()
+    (case,) = store.list_images()
+    Between.cut = True
+    with pytest.raises(PacsError, match="It may still arrive"):
+        store.get_image_uri(case)
+    Between.cut = False
+    assert read_scan(store.get_image_uri(case)).array.shape == GRID.shape
+
+
 def far(dataset: Any) -> None:
     for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
         place = frame.PlanePositionSequence[0]
@@ -306,6 +271,7 @@ def test_odd_series_are_left_out_with_the_reason_and_hold_up_nobody(site: Site) 
             store.get_image_uri(uid)
         assert store.get_image_info(uid).get("unusable"), what
     assert store.list_images() == [site.series[0].uid]
+    assert len(site.open().list_images()) == 1 + len(odd)  # the reason may have gone
 
 
 def test_the_later_label_counts_whatever_clocks_and_lists_say(site: Site) -> None:
