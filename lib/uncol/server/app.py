@@ -28,7 +28,7 @@ from uncol.server.desk import Desk, Source, Tasks
 from uncol.server.install import install
 from uncol.server.start import refuse_new_folder, say_in_one_line
 from uncol.settings import parse_settings
-from uncol.storage.owner import Project, hold
+from uncol.storage.owner import Project, dedicate, hold
 from uncol.storage.scratch import own_temporary_folder
 from uncol.tasks.infer import student_tasks
 from uncol.tasks.pending import PendingTraining
@@ -51,7 +51,8 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
 
         Raises:
             SettingsError: one or more `--conf` pairs are wrong.
-            StorageError: the studies folder cannot be used.
+            StorageError: the studies folder cannot be used, or another server or project has the
+                model folder.
         """
         say_in_one_line()
         self.uncol, notes = parse_settings(conf)
@@ -80,6 +81,7 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
             if server_settings.MONAI_LABEL_DATASTORE.lower() in ("xnat", "dsa"):
                 return super().init_datastore()
             url = self.studies.strip().rstrip("/")
+            self._hold_models()
             return PacsDatastore(
                 mirror_folder(url),
                 connect(url, self.uncol.modality),
@@ -87,6 +89,7 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
                 read_only=server_settings.MONAI_LABEL_DATASTORE_READ_ONLY,
             )
         refuse_new_folder(Path(self.studies))
+        self._hold_models()
         return StudiesFolder(
             self.studies,
             labels=self.uncol.labels,
@@ -94,6 +97,11 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
             watch=server_settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=server_settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         )
+
+    def _hold_models(self) -> None:
+        """Hold the model folder before the studies are opened; children leave it to the server."""
+        if not server_settings.MONAI_LABEL_DATASTORE_READ_ONLY:
+            hold(self.models.folder, Project(studies=self.studies))
 
     @property
     def pool(self) -> UncolDatastore | None:
@@ -169,7 +177,9 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         own_temporary_folder()
         # children inherit this: they read the index, only the server writes it
         os.environ["MONAI_LABEL_DATASTORE_READ_ONLY"] = "true"
-        hold(self.models.folder, Project(studies=self.studies))
+        project = Project(studies=self.studies)
+        hold(self.models.folder, project)
+        dedicate(self.models.folder, project)
         install(self.desk, self.models, self.uncol)
         if self.pool is not None:
             Caretaker(self.models, self.queue, self.uncol, self.pool, self.desk).start()

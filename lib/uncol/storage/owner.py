@@ -43,7 +43,7 @@ class Owner(BaseModel):
 
 
 def hold(folder: ModelFolder, project: Project) -> None:
-    """Hold a model folder until this process ends.
+    """Hold a model folder until this process ends, before anything of the project is touched.
 
     Raises:
         StorageError: another server holds it, it belongs to another project, or it cannot be
@@ -67,8 +67,16 @@ def hold(folder: ModelFolder, project: Project) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     owner = Owner(pid=os.getpid(), host=socket.gethostname(), since=now)
     write_text(folder.owner, owner.model_dump_json())
-    write_text(folder.project, project.model_dump_json())
     _HELD[root] = lock
+
+
+def dedicate(folder: ModelFolder, project: Project) -> None:
+    """Note that a held folder is for this project from now on, whose studies could be opened.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    write_text(folder.project, project.model_dump_json())
 
 
 def _taken(folder: ModelFolder) -> str:

@@ -12,8 +12,10 @@ HOLD = """
 import sys, pathlib
 sys.path.insert(0, {lib!r})
 from uncol.storage.model_folder import ModelFolder
-from uncol.storage.owner import Project, hold
-hold(ModelFolder(pathlib.Path({folder!r})), Project(studies={studies!r}))
+from uncol.storage.owner import Project, dedicate, hold
+folder, project = ModelFolder(pathlib.Path({folder!r})), Project(studies={studies!r})
+hold(folder, project)
+dedicate(folder, project)
 print("held", flush=True)
 input()
 """
