@@ -15,7 +15,6 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from uncol.data.identity import ScanIdentity
@@ -33,7 +32,7 @@ from uncol.datastores.record import (
 from uncol.datastores.submitted import meant_segments
 from uncol.errors import LabelError, StorageError, why
 from uncol.storage.database import Change
-from uncol.storage.files import copy_file, file_digest, flush_folder, make_folder
+from uncol.storage.files import copy_file, discard, file_digest, flush_folder, make_folder
 from uncol.storage.plain import PlainName, path_in, plain_name
 
 logger = logging.getLogger(__name__)
@@ -332,8 +331,7 @@ class Changes:
             self._tell(f"{name} again", f"The label of '{name}' cannot be put back: {why(error)}.")
             return
         finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+            discard(partial)
         file = f"{LABELS}/{FINAL}/{target.name}"
         row = LabelRow(file=file, scan=identity, info=kept.info).seen(file, Stamp.of(target))
         change.put(self._record.labels, label_key(name, FINAL), row)

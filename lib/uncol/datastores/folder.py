@@ -26,7 +26,7 @@ from uncol.datastores.pace import pause_after
 from uncol.datastores.record import ScanRow
 from uncol.datastores.studies import UncolDatastore
 from uncol.errors import RequestError, ScanError, StorageError, UncolError
-from uncol.storage.files import copy_file, flush_folder
+from uncol.storage.files import copy_file, discard, flush_folder
 from uncol.storage.plain import check_notes, path_in, plain_name, shown
 
 logger = logging.getLogger(__name__)
@@ -152,11 +152,11 @@ class StudiesFolder(UncolDatastore):
                 self._add(name, target, identity, notes)
         except OSError as error:
             raise StorageError(
-                f"Could not keep the scan '{name}': {error.strerror}. Free some disk space and "
-                "send it again."
+                f"Could not keep the scan '{name}': {error.strerror}. Free some disk space, or "
+                "let this user write there, and send it again."
             ) from error
         finally:
-            partial.unlink(missing_ok=True)
+            discard(partial)
         return name
 
     def _add(
@@ -242,7 +242,7 @@ class StudiesFolder(UncolDatastore):
         Args:
             settled: whether a file that changed a moment ago waits for the next look.
         """
-        with self._looking:
+        with self._looking, self._usable_folder():
             known = {name: row.file for name, row in self._record.scans.all().items()}
             content = look_into(self._root, known)
             if settled:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from uncol.data.identity import ScanIdentity
 from uncol.errors import StorageError
-from uncol.storage.files import file_digest, replacing
+from uncol.storage.files import discard, file_digest, replacing
 from uncol.storage.plain import PlainName, is_plain, path_in, plain_name
 
 logger = logging.getLogger(__name__)
@@ -106,8 +106,7 @@ class History:
     def forget(self, path: Path) -> None:
         """Take back what was added for a label that never counted."""
         self._indexed_at = float("-inf")
-        path.unlink(missing_ok=True)
-        _note_of(path).unlink(missing_ok=True)
+        discard(path, _note_of(path))
 
     def remove(self, case: PlainName, scan: ScanIdentity | None) -> None:
         """Note that somebody removed a case's label; it is not to come back by itself.

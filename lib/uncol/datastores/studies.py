@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from uncol.datastores.record import LabelRow, label_key
 from uncol.datastores.submitted import LABEL_FORMATS, check_final, stored_extension
 from uncol.errors import RequestError, StorageError, why
 from uncol.storage.database import Change, Table
-from uncol.storage.files import copy_file, file_digest, flush, flush_folder, make_folder
+from uncol.storage.files import copy_file, discard, file_digest, flush, flush_folder, make_folder
 from uncol.storage.plain import PlainName, check_notes, path_in, plain_name, shown
 from uncol.types import Array
 
@@ -110,10 +110,10 @@ class UncolDatastore(Catalog):
         except (OSError, StorageError) as error:
             raise StorageError(
                 f"Could not save the label of case '{name}': {why(error)}. The earlier label is "
-                "unchanged. Free some disk space and submit again."
+                "unchanged. Free some disk space, or let this user write there, and submit again."
             ) from error
         finally:
-            partial.unlink(missing_ok=True)
+            discard(partial)
         return name
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
@@ -166,9 +166,7 @@ class UncolDatastore(Catalog):
             if copy is not None:
                 self.history.forget(copy)
             raise
-        for path in before:
-            if path != target:
-                path.unlink(missing_ok=True)  # the same label in another format
+        discard(*(path for path in before if path != target))  # the same label in another format
 
     def _put_beside(self, change: Change, name: str, tag: str) -> None:
         """Change what else is to change along with a label."""
@@ -209,6 +207,7 @@ class UncolDatastore(Catalog):
 def _restoring(path: Path) -> Iterator[None]:
     """Put a file back as it was if the body fails."""
     backup = path.with_name(PARTIAL.format(os.getpid(), threading.get_ident(), ".before"))
+    discard(backup)  # left where the folder could not be written for a while
     there = path.exists()
     if there:
         try:
@@ -221,8 +220,7 @@ def _restoring(path: Path) -> Iterator[None]:
         if there:
             os.replace(backup, path)
         else:
-            path.unlink(missing_ok=True)
+            discard(path)
         raise
     finally:
-        with suppress(OSError):
-            backup.unlink(missing_ok=True)
+        discard(backup)

@@ -46,8 +46,7 @@ def replacing(
         os.replace(partial, path)
         flush_folder(path.parent)
     except failures as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        discard(partial)
         raise StorageError(f"Could not write {path}: {why(error)}. {remedy}") from error
 
 
@@ -100,6 +99,13 @@ def copy_file(source: Path, target: Path) -> None:
     """
     shutil.copyfile(source, target)
     flush(target)
+
+
+def discard(*paths: Path) -> None:
+    """Remove files of no use; that one cannot be removed must not hide why it is of none."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def flush(*paths: Path) -> None:
