@@ -72,6 +72,17 @@ def test_a_whole_session_as_slicer_plays_it(live: Any, client: Any) -> None:
     for name in [case, *[n for n in names if n != case][:2]]:
         assert submit(client, live, name)["image"] == name
     assert client.info()["datastore"]["completed"] == 3
+
+    # before the first training, the labels are carried over to other cases
+    objects = client.datastore()["objects"]
+    labeled = {name for name in names if "final" in objects[name]["labels"]}
+    file, params = client.infer("uncol", min(set(names) - labeled), SLICER)
+    assert params["uncol"]["model_version"] is None
+    assert set(params["uncol"]["carried_from"]) == labeled
+    assert params["label_names"] == live.labels
+    scan = read_scan(live.studies / f"{min(set(names) - labeled)}.nii.gz")
+    assert read_label(file).grid.matches(scan.grid)
+
     client.train_start("uncol", {"step_scale": 0.1})
     state = wait_for_training(client)
     assert state["status"] == "DONE", "\n".join(state["details"])

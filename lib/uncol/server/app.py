@@ -30,6 +30,7 @@ from uncol.server.start import refuse_new_folder, say_in_one_line
 from uncol.settings import parse_settings
 from uncol.storage.owner import Project, dedicate, hold
 from uncol.storage.scratch import own_temporary_folder
+from uncol.tasks.first_label import FirstLabel
 from uncol.tasks.infer import student_tasks
 from uncol.tasks.pending import PendingTraining
 from uncol.tasks.prompt import PromptTask
@@ -113,7 +114,8 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         """Return infer tasks, the student first."""
         pool = self.pool
         to_pacs = pool is not None and pool.takes_results
-        tasks = student_tasks(self.served, self.uncol.labels, to_pacs=to_pacs)
+        first = FirstLabel(self.datastore, self.uncol.labels)
+        tasks = student_tasks(self.served, self.uncol.labels, first=first, to_pacs=to_pacs)
         return {**tasks, "uncol_prompt": PromptTask(self.uncol)}
 
     def init_trainers(self) -> dict[str, TrainTask]:

@@ -18,6 +18,7 @@ from uncol.data.scan import read_scan, write_volume
 from uncol.inference.outputs import Segmentation, bands, overlay
 from uncol.inference.summary import Summary
 from uncol.tasks.device import device_of
+from uncol.tasks.first_label import FirstLabel
 from uncol.tasks.markups import markups
 from uncol.tasks.priority import FOREGROUND, Turns
 from uncol.tasks.requests import InferWork
@@ -113,11 +114,17 @@ class StudentTask(InferTask):  # type: ignore[misc]
 
 
 class SegmentTask(StudentTask):
-    """`uncol`: the label map, with the uncertainty map as a file if the result is to be kept."""
+    """`uncol`: the label map, with the uncertainty map as a file if the result is to be kept.
 
-    def __init__(self, served: ServedStudent, *, to_pacs: bool, **options: Any) -> None:
+    Before the first training, a label that is carried over from annotated cases.
+    """
+
+    def __init__(
+        self, served: ServedStudent, *, first: FirstLabel, to_pacs: bool, **options: Any
+    ) -> None:
         """Make it; where scans come from a PACS, clients may have the result stored there."""
         super().__init__(served, **options)
+        self._first = first
         self._to_pacs = to_pacs
 
     def config(self) -> dict[str, Any]:
@@ -126,12 +133,33 @@ class SegmentTask(StudentTask):
 
     def __call__(self, work: InferWork) -> tuple[Path, dict[str, Any]]:
         """Return the label file and its params."""
+        carried = self._carried(work)
+        if carried is not None:
+            return carried
         answer = self.answer(work)
         result = answer.segmentation
         if work.asked.save_label or work.asked.to_pacs:
             answer.params.map_file = new_file(work.folder, ".nii.gz")
             write_volume(answer.params.map_file, result.uncertainty, result.grid)
         return write_result(result.label, result.grid, list(self.labels), work), answer.params
+
+    def _carried(self, work: InferWork) -> tuple[Path, dict[str, Any]] | None:
+        """Return a label that was carried over; None where a student answers, or nothing can."""
+        stored = work.asked.save_label or work.asked.to_pacs  # it has no map that could go with it
+        if stored or self.served.store.current() is not None:
+            return None
+        start = time.time()
+        with FOREGROUND.computing(self._turns):
+            scan = read_scan(work.image, case=work.case)
+            label = self._first.of(scan, work.case)
+        if label is None:
+            return None
+        params = {
+            "label_names": dict(self.labels),
+            "latencies": {"total": round(time.time() - start, 2)},
+            "uncol": {"model_version": None, "carried_from": label.sources},
+        }
+        return write_result(label.label, scan.grid, list(self.labels), work), params
 
 
 class UncertaintyTask(StudentTask):
@@ -179,10 +207,10 @@ class RoisTask(StudentTask):
 
 
 def student_tasks(
-    served: ServedStudent, labels: Mapping[str, int], *, to_pacs: bool
+    served: ServedStudent, labels: Mapping[str, int], *, first: FirstLabel, to_pacs: bool
 ) -> dict[str, InferTask]:
     """Return the student's infer tasks; `uncol` first, which Slicer then runs by itself."""
-    segment = functools.partial(SegmentTask, to_pacs=to_pacs)
+    segment = functools.partial(SegmentTask, first=first, to_pacs=to_pacs)
     count = len(labels)
     both = {**labels, **{name: count + value for name, value in BAND_VALUES.items()}}
     kinds: dict[str, tuple[Callable[..., InferTask], Mapping[str, int], str, str]] = {
