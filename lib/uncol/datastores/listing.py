@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from uncol.data.imagefile import file_extension
+from uncol.errors import why
 from uncol.storage.plain import is_plain, plain_name
 
 LABELS = "labels"  # `labels/<tag>/<case><extension>`
@@ -266,4 +267,4 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _why(error: OSError) -> str:
-    return f"it cannot be read: {error.strerror or error}"
+    return f"it cannot be read: {why(error)}"

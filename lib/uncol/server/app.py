@@ -180,7 +180,7 @@ class UncolApp(MONAILabelApp):  # type: ignore[misc]
         # children inherit this: they read the index, only the server writes it
         os.environ["MONAI_LABEL_DATASTORE_READ_ONLY"] = "true"
         project = Project(studies=self.studies)
-        hold(self.models.folder, project)
+        hold(self.models.folder, project)  # a read-only server, too
         dedicate(self.models.folder, project)
         install(self.desk, self.models, self.uncol)
         if self.pool is not None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from monailabel.interfaces.datastore import Datastore
 
 from uncol.data.annotation import read_annotation
+from uncol.data.cases import Case
 from uncol.data.grid import Grid, Volume
 from uncol.data.labels import IGNORE_VALUE
-from uncol.data.scan import read_scan
+from uncol.data.scan import read_grid, read_scan
 from uncol.datastores.pool import case_of, pool_of
 from uncol.errors import UncolError, why
 from uncol.inference.atlas import Atlas, carry
@@ -59,36 +61,43 @@ class FirstLabel:
             scan: what is to be labeled.
             case: its name, whose own annotation is left out.
         """
-        if _is_flat(scan):
+        if _is_flat(scan.grid):
             return None
-        atlases = {name: one for name, one in self._annotated(case) if not _is_flat(one.scan)}
-        names = sorted(atlases, key=lambda name: _unlike(atlases[name].scan.grid, scan.grid))
-        chosen = tuple(names[:MOST_CARRIED])
-        if not chosen:
+        atlases = dict(islice(self._atlases(scan.grid, case), MOST_CARRIED))
+        if not atlases:
             return None
         try:
-            return Carried(carry([atlases[name] for name in chosen], scan), chosen)
+            return Carried(carry(list(atlases.values()), scan), tuple(atlases))
         except RuntimeError as error:  # ITK's; the scans have too little in common
             logger.warning("No label is carried over to '%s': %s", case, why(error))
             return None
 
-    def _annotated(self, case: str | None) -> Iterator[tuple[str, Atlas]]:
-        """Yield what is wholly annotated and can be read."""
+    def _atlases(self, grid: Grid, case: str | None) -> Iterator[tuple[str, Atlas]]:
+        """Yield what is wholly annotated and can be read, what is most alike in size first."""
         store = self._datastore()
+        headers: list[tuple[float, Case]] = []
         for name in sorted(pool_of(store)[1] - {case})[:CONSIDERED]:
             try:
                 annotated = case_of(store, name)
-                scan = read_scan(annotated.image, case=name)
+                own = read_grid(annotated.image, case=name)
+            except UncolError as error:
+                logger.warning("Not carried over: %s", error)
+                continue
+            if not _is_flat(own):
+                headers.append((_unlike(own, grid), annotated))
+        for _, annotated in sorted(headers, key=lambda pair: pair[0]):
+            try:
+                scan = read_scan(annotated.image, case=annotated.name)
                 label = read_annotation(annotated, scan.grid, self._labels)
             except UncolError as error:
                 logger.warning("Not carried over: %s", error)
                 continue
             if not (label == IGNORE_VALUE).any():
-                yield name, Atlas(scan, label)
+                yield annotated.name, Atlas(scan, label)
 
 
-def _is_flat(scan: Volume) -> bool:
-    return min(scan.grid.shape) == 1
+def _is_flat(grid: Grid) -> bool:
+    return min(grid.shape) == 1
 
 
 def _unlike(one: Grid, other: Grid) -> float:
