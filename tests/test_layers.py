@@ -14,7 +14,16 @@ from jaxtyping import TypeCheckError
 from uncol.method import losses
 
 LIB = Path(__file__).parents[1] / "lib" / "uncol"
-BASE = {"__init__", "__version__", "errors", "types", "round_settings", "packages", "shapes"}
+BASE = {
+    "__init__",
+    "__version__",
+    "errors",
+    "types",
+    "round_settings",
+    "packages",
+    "shapes",
+    "wanted",
+}
 LAYERS = (
     {"base", "storage"},
     {"data"},

@@ -4,6 +4,7 @@ UncolError
  +- SettingsError    a `--conf` pair is unknown or has a value that is not allowed
  +- RequestError     a request to the server asks for something that cannot be done
  +- BusyError        too many requests are already running or waiting
+ +- NoLongerWantedError  the client has gone, or a batch was stopped
  +- ScanError        a scan cannot be read or used
  +- LabelError       a label cannot be read, or does not fit its scan or the app's labels
  +- WeightsError     weights are missing, incomplete, or not the expected ones
@@ -32,6 +33,12 @@ class BusyError(UncolError):
     """The server is fully busy; the same request may succeed later."""
 
     http_status = 429
+
+
+class NoLongerWantedError(UncolError):
+    """Nobody waits for the result; work ends without one."""
+
+    http_status = 499  # as nginx logs it; nobody reads it
 
 
 class ScanError(UncolError):

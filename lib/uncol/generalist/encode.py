@@ -16,6 +16,7 @@ from uncol.generalist.cache import EmbeddingCache
 from uncol.generalist.letterbox import letterbox_of
 from uncol.generalist.models.protocol import Encoded, FoundationModel
 from uncol.types import Array
+from uncol.wanted import check_wanted
 
 WHOLE_SCAN = -1  # the axis of a view that is the whole scan
 Encode = Callable[[int, int], Encoded]  # (axis, slice) -> encoded view; axis WHOLE_SCAN: whole scan
@@ -59,6 +60,8 @@ def scan_encoder(
     image = normalize(torch.from_numpy(scan.array), modality)
 
     def encode(axis: int, index: int) -> Encoded:
+        check_wanted()
+
         def compute() -> Encoded:
             along = None if axis == WHOLE_SCAN else axis
             box = letterbox_of(scan.grid.shape, scan.grid.spacing_mm, along, model.side)

@@ -17,6 +17,7 @@ import SimpleITK as sitk
 
 from uncol.data.grid import Volume, to_itk
 from uncol.types import Array
+from uncol.wanted import check_wanted
 
 COARSE_VOXELS = 2**18  # scans are registered on at most as many
 FINE_VOXELS = 2**24  # labels are carried over on at most as many
@@ -54,6 +55,9 @@ def carry(atlases: Sequence[Atlas], scan: Volume) -> Array:
 
     Returns:
         `(I, J, K)` uint8 in the scan's grid, values 0...L.
+
+    Raises:
+        NoLongerWantedError: nobody waits for it any more.
     """
     whole = _grey(scan)
     fixed = _at_most(whole, FINE_VOXELS)
@@ -110,6 +114,7 @@ def _registered(fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:
     demons.SetUpdateFieldStandardDeviations(1.0)
     field = None
     for level in LEVELS:
+        check_wanted()
         factors = [level if size >= LEAST_SIZE * level else 1 for size in fixed.GetSize()]
         small, other = (_shrunk(image, factors) for image in (fixed, brought))
         if field is None:

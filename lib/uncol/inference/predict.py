@@ -14,6 +14,7 @@ from uncol.networks.arithmetic import fast_arithmetic
 from uncol.networks.student import StudentOutput
 from uncol.types import Shape
 from uncol.uncertainty.maps import head_disagreement
+from uncol.wanted import check_wanted
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,9 @@ def predict(
         image: `(1, I, J, K)` in the working frame.
         window: window size in voxels; a smaller scan is padded with its own minimum.
         device: where windows are computed; they are stitched on the CPU.
+
+    Raises:
+        NoLongerWantedError: nobody waits for it any more.
     """
     try:
         return _stitched(student, image, window, device)
@@ -59,6 +63,7 @@ def predict(
 
 def _stitched(student: nn.Module, image: Tensor, window: Shape, device: torch.device) -> Prediction:
     def answer(windows: Tensor) -> Tensor:
+        check_wanted()
         with fast_arithmetic(device):
             output: StudentOutput = student(windows)
         return probs_and_disagreement(output)

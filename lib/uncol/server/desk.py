@@ -13,7 +13,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from uncol.data.scan import read_label, read_map
 from uncol.datastores.studies import NEEDS_PACS, UncolDatastore
-from uncol.errors import BusyError, RequestError, ScanError, UncolError
+from uncol.errors import BusyError, NoLongerWantedError, RequestError, ScanError, UncolError
 from uncol.storage.plain import shown
 from uncol.tasks.infer import StudentParams
 from uncol.tasks.jobs import JOBS, Job
@@ -27,6 +27,7 @@ from uncol.tasks.requests import (
     TrainRequest,
 )
 from uncol.tasks.train import UncolTrain
+from uncol.wanted import wanted_until
 
 logger = logging.getLogger(__name__)
 
@@ -293,8 +294,11 @@ class Desk:
                 break
             with tempfile.TemporaryDirectory(prefix="batch-") as folder:
                 try:
-                    answer = self.answer(model, Source(case=name), asked, Path(folder))
+                    with wanted_until(job.over.is_set):
+                        answer = self.answer(model, Source(case=name), asked, Path(folder))
                     answers[name] = {"params": answer.params}
+                except NoLongerWantedError:  # the batch was stopped
+                    break
                 except UncolError as error:  # one bad scan must not hold up the others
                     answers[name] = {"error": str(error)}
             job.details.append(f"{number} of {len(chosen)}: {name}")

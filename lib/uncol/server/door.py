@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Coroutine
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,6 +99,25 @@ def request_folder(request: Request) -> Path:
 
 
 Folder = Annotated[Path, Depends(request_folder)]
+
+
+async def client_gone(request: Request) -> AsyncIterator[threading.Event]:
+    """Give an event that is set when the client leaves before it has its answer."""
+    gone = threading.Event()
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass  # what is left of the body
+        gone.set()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield gone
+    finally:
+        watching.cancel()
+
+
+Gone = Annotated[threading.Event, Depends(client_gone)]
 
 
 def keep_upload(upload: UploadFile, folder: Path, name: str = "upload") -> Path:

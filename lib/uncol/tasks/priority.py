@@ -12,9 +12,11 @@ import psutil
 
 from uncol.errors import BusyError
 from uncol.tasks.jobs import JOBS, Jobs, Kind
+from uncol.wanted import check_wanted
 
 BACKGROUND: tuple[Kind, ...] = ("train", "scoring", "idle")
 MOST_WAITING = 16
+LOOK_UP_S = 1.0  # how often a waiting request asks whether it is still wanted
 SPELL_S = 15.0  # under a continuous stream of requests, children run every other 15 s
 
 
@@ -120,12 +122,17 @@ class Turns:
 
         Raises:
             BusyError: too many wait already.
+            NoLongerWantedError: nobody waits for it any more.
         """
         if not self._places.acquire(blocking=False):
             raise BusyError("The server is busy with many requests at once. Try again in a moment.")
         try:
-            with self._one_at_a_time:
+            while not self._one_at_a_time.acquire(timeout=LOOK_UP_S):
+                check_wanted()
+            try:
                 yield
+            finally:
+                self._one_at_a_time.release()
         finally:
             self._places.release()
 

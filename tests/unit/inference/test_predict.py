@@ -4,8 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from uncol.errors import NoLongerWantedError
 from uncol.inference.predict import predict, probs_and_disagreement
 from uncol.networks.student import Student, StudentOutput
+from uncol.wanted import wanted_until
 
 CPU = torch.device("cpu")
 
@@ -75,3 +77,21 @@ def test_probabilities_come_from_the_mean_of_the_logits():
     output = StudentOutput(torch.cat([-logits, logits], dim=2), torch.zeros(1), [])
     foreground = float(probs_and_disagreement(output)[0, 1].squeeze())
     assert foreground == pytest.approx(1 / (1 + 2.718281828**-4))  # not the mean of four sigmoids
+
+
+def test_no_window_is_computed_once_nobody_waits():
+    asked = []
+
+    class Counting(Threshold):
+        def forward(self, image):
+            asked.append(1)
+            return super().forward(image)
+
+    with (
+        wanted_until(lambda: len(asked) == 2),
+        pytest.raises(NoLongerWantedError, match="Nobody waits"),
+    ):
+        predict(Counting(), torch.randn(1, 16, 16, 16), (4, 4, 4), device=CPU)
+    assert len(asked) == 2
+    predict(Counting(), torch.randn(1, 4, 4, 4), (4, 4, 4), device=CPU)
+    assert len(asked) == 3

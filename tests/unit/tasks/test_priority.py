@@ -6,9 +6,10 @@ import time
 import psutil
 import pytest
 
-from uncol.errors import BusyError
+from uncol.errors import BusyError, NoLongerWantedError
 from uncol.tasks.jobs import Job, Jobs
 from uncol.tasks.priority import Foreground, Turns
+from uncol.wanted import wanted_until
 
 COUNT = "import sys\nwhile True: sys.stdout.write('.'); sys.stdout.flush()"
 
@@ -149,5 +150,20 @@ def test_requests_compute_one_at_a_time_and_few_may_wait() -> None:
     for thread in threads:
         thread.join()
     assert most == [1, 1, 1]
+    with turns.mine():
+        pass
+
+
+def test_who_has_gone_waits_no_longer_and_leaves_the_place(monkeypatch):
+    monkeypatch.setattr("uncol.tasks.priority.LOOK_UP_S", 0.01)
+    turns = Turns(most=2)
+    for _ in range(3):
+        with (
+            turns.mine(),
+            wanted_until(lambda: True),
+            pytest.raises(NoLongerWantedError),
+            turns.mine(),
+        ):
+            pytest.fail("the turn was another's")
     with turns.mine():
         pass

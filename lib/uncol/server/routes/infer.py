@@ -17,10 +17,11 @@ from uncol.errors import RequestError
 from uncol.server.access import User
 from uncol.server.answers import Answer
 from uncol.server.desk import InferAnswer, Source
-from uncol.server.door import Folder, keep_upload
+from uncol.server.door import Folder, Gone, keep_upload
 from uncol.server.routes.parts import Parts
 from uncol.storage.plain import parse_object, shown
 from uncol.tasks.results import write_dicom_result
+from uncol.wanted import wanted_until
 
 Output = Literal["image", "json", "all", "dicom_seg"]
 SENT_AT_ONCE = 2**16
@@ -36,6 +37,7 @@ def make_router(parts: Parts) -> APIRouter:
     def infer(
         model: str,
         folder: Folder,
+        gone: Gone,
         image: str = "",
         session_id: str = "",
         params: Annotated[str, Form()] = "{}",
@@ -51,7 +53,8 @@ def make_router(parts: Parts) -> APIRouter:
         if asked.save_label or asked.to_pacs:
             parts.access.require(user, "annotator")
         source = _source(parts, image, session_id, file, folder)
-        answer = parts.desk.answer(model, source, asked, folder)
+        with wanted_until(gone.is_set):
+            answer = parts.desk.answer(model, source, asked, folder)
         if output == "json":
             return Answer(answer.params)
         if output == "image":
