@@ -208,3 +208,44 @@ def benchmark_continued(
         out=out,
     )
     play(comparison, Console())
+
+
+@benchmark.command("session")
+def benchmark_session(
+    studies: Annotated[Path, options.STUDIES_OPTION],
+    labels: Annotated[str, options.LABELS_OPTION],
+    out: Annotated[Path, typer.Option(help="JSON lines; groups in it are not played again")],
+    budgets: Annotated[
+        str, typer.Option(help="labels after which Train is pressed")
+    ] = "1,2,4,8,16",
+    night: Annotated[float, typer.Option(help="minutes of idle training at the end")] = 60,
+    seeds: Annotated[str, typer.Option(help="separated by commas")] = "0,1,2",
+    train: Annotated[int, typer.Option(help="training scans, labeled and not")] = 48,
+    test: Annotated[int, typer.Option(help="cases that judge")] = options.TEST,
+    preset: Annotated[str, options.PRESET_OPTION] = "auto",
+    generalist: Annotated[str, options.GENERALIST_OPTION] = "litemedsam",
+    step_scale: Annotated[float, options.STEP_SCALE_OPTION] = 1.0,
+    patient: Annotated[str, options.PATIENT_OPTION] = "",
+    plot: Annotated[Path | None, typer.Option(help="PNG of Dice against labels")] = None,
+) -> None:
+    """Play a group that labels a pool, beside rounds from random weights and MONAI Label's own."""
+    from rich.console import Console
+
+    from uncol.experiments.comparison import Comparison
+    from uncol.experiments.pool import open_pool
+    from uncol.experiments.session import Session, draw, play
+
+    comparison = Comparison(
+        pool=open_pool(studies, labels, patient=patient),
+        methods=("uncol",),
+        budgets=options.numbers(budgets),
+        seeds=options.numbers(seeds),
+        train=train,
+        test=test,
+        steps=None,
+        settings=options.round_of(labels, preset, generalist, step_scale),
+        out=out,
+    )
+    points = play(Session(comparison, night), Console())
+    if plot is not None:
+        draw(points, plot)

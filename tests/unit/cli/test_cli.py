@@ -68,6 +68,7 @@ def test_these_are_all_commands():
         "demo", "serve-pacs", "simulate", "weights fetch", "models list", "models show",
         "models rollback", "models gc", "models verify", "benchmark uncertainty",
         "benchmark rounds", "benchmark ssl", "benchmark average", "benchmark continued",
+        "benchmark session",
     }  # fmt: skip
 
 
