@@ -233,7 +233,7 @@ def benchmark_session(
 
     from uncol.experiments.comparison import Comparison
     from uncol.experiments.pool import open_pool
-    from uncol.experiments.session import Session, draw, play
+    from uncol.experiments.session import GroupSession, draw, play
 
     comparison = Comparison(
         pool=open_pool(studies, labels, patient=patient),
@@ -246,6 +246,6 @@ def benchmark_session(
         settings=options.round_of(labels, preset, generalist, step_scale),
         out=out,
     )
-    points = play(Session(comparison, night), Console())
+    points = play(GroupSession(comparison, night), Console())
     if plot is not None:
         draw(points, plot)

@@ -131,7 +131,10 @@ class Comparison:
         `recipe` is a digest of how this version trains, so that no line of another one is taken.
         """
         preset = PRESETS.get(self.settings.preset, PRESETS)
-        made = repr((METHODS[training.method].recipe, preset, self.plan(training.budget)))
+        recipe = METHODS[training.method].recipe
+        made = repr((recipe, preset, self.plan(training.budget)))
+        if recipe.probe:  # lines of the others still match
+            made += " with a probe"
         run = vars(training)
         if training.minutes is None:  # so that older lines still match
             run = {name: value for name, value in run.items() if name != "minutes"}

@@ -163,6 +163,7 @@ ABLATIONS: dict[str, Contestant] = {
         "no_mixing": replace(INTENDED, mix_until=0.0),
         "mixing": replace(INTENDED, mix_until=1.0),
         "turned_views": replace(INTENDED, upright=False),
+        "probe": replace(INTENDED, probe=True),
     }.items()
 }
 METHODS = {**COMPARED, **ABLATIONS}

@@ -40,12 +40,12 @@ from uncol.versions.store import ModelStore
 
 logger = logging.getLogger(__name__)
 
-GROUPS = ("uncol", "afresh", "monai_label")
-SHOWN = {"dice": 3, "minutes": 1, "changed": 3}  # with so many digits
+PLAYERS = ("uncol", "afresh", "monai_label")
+TABLE_DIGITS = {"dice": 3, "minutes": 1, "changed": 3}  # with so many digits
 
 
 @dataclass(frozen=True)
-class Session:
+class GroupSession:
     """What is played.
 
     Attributes:
@@ -80,7 +80,7 @@ class Session:
         }
 
 
-class Group(Protocol):
+class Player(Protocol):
     """What a group works with."""
 
     def label_of(self, case: Case, labeled: Sequence[Case]) -> Array | None:
@@ -128,13 +128,13 @@ class UncolGroup:
             What became of each round, the last one why there was no other.
         """
         end = time.monotonic() + 60 * minutes
-        told: list[str] = []
+        rounds: list[str] = []
         while time.monotonic() < end:
             outcome = train_idle([*labeled, *others], self.settings, Reporter())
             if isinstance(outcome, str):
-                return [*told, outcome]
-            told.append(outcome.verdict.reason)
-        return told
+                return [*rounds, outcome]
+            rounds.append(outcome.verdict.reason)
+        return rounds
 
 
 class StockGroup:
@@ -159,7 +159,7 @@ class StockGroup:
             self._trained = True
 
 
-def play(session: Session, console: Console) -> list[Point]:
+def play(session: GroupSession, console: Console) -> list[Point]:
     """Play what is not in the file yet, write a line per round, print the table.
 
     Raises:
@@ -170,7 +170,7 @@ def play(session: Session, console: Console) -> list[Point]:
     console.print(header(comparison))
     points: list[Point] = []
     for seed in comparison.seeds:
-        for group in GROUPS:
+        for group in PLAYERS:
             if len(_of(session, seed, group)) < _rounds(session, group):
                 with tempfile.TemporaryDirectory() as folder:
                     inside = replace(session, comparison=comparison.in_folder(Path(folder)))
@@ -184,24 +184,24 @@ def play(session: Session, console: Console) -> list[Point]:
 def draw(points: Sequence[Point], path: Path) -> None:
     """Draw Dice against labeled cases, a line per group."""
     with drawn(path, "labeled cases") as axes:
-        for group in GROUPS:
+        for group in PLAYERS:
             rounds = [p for p in points if p["group"] == group and not p["night_after"]]
             counts, mean, spread = dice_curve(rounds, "labeled")
             axes.errorbar(counts, mean, yerr=spread, marker="o", capsize=3, label=group)
 
 
-def _rounds(session: Session, group: str) -> int:
-    night = group == GROUPS[0] and session.night > 0
+def _rounds(session: GroupSession, group: str) -> int:
+    night = group == PLAYERS[0] and session.night > 0
     return len(session.comparison.budgets) + night
 
 
-def _of(session: Session, seed: int, group: str) -> list[Point]:
+def _of(session: GroupSession, seed: int, group: str) -> list[Point]:
     """Return the lines of a seed and group, the last one per round."""
     own = points_like(session.comparison.out, session.line(seed, group))
     return list({(point["labeled"], point["night_after"]): point for point in own}.values())
 
 
-def _points(session: Session, seed: int, group: str) -> Iterator[Point]:
+def _points(session: GroupSession, seed: int, group: str) -> Iterator[Point]:
     comparison = session.comparison
     pool = comparison.pool
     files, test = pool.parts(seed, test=comparison.test)
@@ -209,7 +209,7 @@ def _points(session: Session, seed: int, group: str) -> Iterator[Point]:
     settings = replace(
         comparison.settings, seed=seed, labeled_only=True, pretrained=group != "afresh"
     )
-    player: Group = UncolGroup(settings)
+    player: Player = UncolGroup(settings)
     if group == "monai_label":
         player = StockGroup(settings.model_dir / "stock", pool.labels, seed)
     line, before = session.line(seed, group), 0
@@ -231,10 +231,10 @@ def _points(session: Session, seed: int, group: str) -> Iterator[Point]:
             **_judged(session, player, labeled, test),
         }
         before = count
-    if group == GROUPS[0] and session.night > 0 and isinstance(player, UncolGroup):
-        told = player.rest(labeled, pool.cases([], files[before:]), session.night)
+    if group == PLAYERS[0] and session.night > 0 and isinstance(player, UncolGroup):
+        rounds = player.rest(labeled, pool.cases([], files[before:]), session.night)
         judged = _judged(session, player, labeled, test)
-        yield {**line, "labeled": before, "night_after": True, "told": told, **judged}
+        yield {**line, "labeled": before, "night_after": True, "idle": rounds, **judged}
 
 
 def _changed(label: Array | None, case: Case) -> float:
@@ -244,7 +244,9 @@ def _changed(label: Array | None, case: Case) -> float:
     return int((given != truth).sum()) / max(1, int((truth > 0).sum()))
 
 
-def _judged(session: Session, player: Group, labeled: Sequence[Case], test: Sequence[str]) -> Point:
+def _judged(
+    session: GroupSession, player: Player, labeled: Sequence[Case], test: Sequence[str]
+) -> Point:
     pool = session.comparison.pool
 
     def label_of(file: str) -> Array:
@@ -258,7 +260,7 @@ def _judged(session: Session, player: Group, labeled: Sequence[Case], test: Sequ
 
 def _table(points: Sequence[Point]) -> Table:
     shown = Table(title="As served; mean over seeds")
-    for column in ("labels", *(f"{group}: {what}" for what in SHOWN for group in GROUPS)):
+    for column in ("labels", *(f"{group}: {what}" for what in TABLE_DIGITS for group in PLAYERS)):
         shown.add_column(column, justify="right")
     by_round: dict[tuple[bool, int], list[Point]] = {}
     for point in points:
@@ -274,9 +276,9 @@ def _table(points: Sequence[Point]) -> Table:
 
 
 def _cells(points: Sequence[Point]) -> list[str]:
-    return [_mean(points, group, what) for what in SHOWN for group in GROUPS]
+    return [_mean(points, group, what) for what in TABLE_DIGITS for group in PLAYERS]
 
 
 def _mean(points: Sequence[Point], group: str, what: str) -> str:
     values = [point[what] for point in points if point["group"] == group and what in point]
-    return f"{np.mean(values):.{SHOWN[what]}f}" if values else ""
+    return f"{np.mean(values):.{TABLE_DIGITS[what]}f}" if values else ""

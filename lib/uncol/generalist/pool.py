@@ -19,6 +19,7 @@ from uncol.generalist.cache import EmbeddingCache
 from uncol.generalist.encode import region_of, view_key
 from uncol.generalist.letterbox import even_slices, letterbox_of, plane_axes, slices_along
 from uncol.generalist.models.protocol import Encoded, FoundationModel
+from uncol.generalist.probe import AnnotatedView, Probe
 from uncol.generalist.prompting import class_masks, prompt_view
 from uncol.generalist.seen import Seen, Views
 from uncol.method.recipe import Recipe
@@ -76,7 +77,8 @@ class Generalist:
         self.recipe = recipe
         self.device = device
         self.generator = generator
-        self.silent: frozenset[int] = frozenset()  # values of labels it is not heeded on
+        self.silent: frozenset[int] = frozenset()  # values of labels its prompts are not heeded on
+        self.probe: Probe | None = None  # answers for its labels without being prompted
         self._seen: dict[str, Seen] = {}
         self._feature_bytes = 0
 
@@ -134,7 +136,7 @@ class Generalist:
             encoded = self._encoded(case, seen.views, index)
             targets: list[Array | None] = list(class_masks(self._region(mask, index), classes))
             if uncertainty is not None:  # annotations are prompted to learn what it is worth
-                for value in self.silent:
+                for value in self.silent | self._probed:
                     targets[value - 1] = None
             unsure = None if uncertainty is None else self._region(uncertainty, index)
             answer = prompt_view(
@@ -146,11 +148,17 @@ class Generalist:
                 recipe=self.recipe,
                 generator=self.generator,
             )
+            if uncertainty is not None and self.probe is not None:
+                self.probe.answer_(answer.probs, encoded.image, seen.views.box)
             probs.append(answer.probs.half().cpu())
             tokens.append(_pool(answer.tokens[None])[0].half().cpu())
         seen.probs = self._kept(self._rows(probs))
         if uncertainty is None:  # the semantic path needs annotation; stage 2 has none
             seen.semantic = self._kept(seen.views.stack(torch.stack(tokens)))
+
+    def forget(self, case: TrainingCase) -> None:
+        """Forget the masks of a case that was looked at."""
+        self._seen[case.name].probs = None
 
     def weigh(self, cases: Sequence[TrainingCase], classes: int) -> list[Worth]:
         """Compare its masks with annotations, and stop heeding it on labels where it does not help.
@@ -175,6 +183,17 @@ class Generalist:
         self.silent = frozenset(v for v, worth in enumerate(worths, start=1) if not worth.heeded)
         return worths
 
+    def annotated_views(self, cases: Sequence[TrainingCase]) -> Iterator[AnnotatedView]:
+        """Yield every view of annotated cases that were looked at, with its annotation."""
+        for case in cases:
+            views = self._seen[case.name].views
+            if case.label is None:
+                continue
+            label = torch.from_numpy(np.array(case.label[0]))
+            for index in views.indices:
+                image = self._encoded(case, views, index).image
+                yield AnnotatedView(case.name, image, self._region(label, index), views.box)
+
     def _annotated_masks(
         self, cases: Sequence[TrainingCase], classes: int
     ) -> Iterator[tuple[int, Array, Array]]:
@@ -192,7 +211,15 @@ class Generalist:
 
     def has_a_say(self, classes: int) -> bool:
         """Return whether it is heeded on any label."""
-        return len(self.silent) < classes - 1
+        return len(self._unheeded) < classes - 1
+
+    @property
+    def _probed(self) -> frozenset[int]:
+        return frozenset() if self.probe is None else self.probe.values
+
+    @property
+    def _unheeded(self) -> frozenset[int]:
+        return self.silent - self._probed
 
     def describe(self, case: TrainingCase, count: int) -> Tensor:
         """Return a case's place in the generalist's space: pooled image features `(d,)`.
@@ -240,7 +267,7 @@ class Generalist:
         exists = inside & (row >= 0)
         place_in = (row.clamp_min(0), voxels[..., first], voxels[..., second])
         values = seen.probs[:, *place_in]
-        if self.silent:
+        if self._unheeded:
             exists = exists & (values > 0.5).any(dim=0)
         return values.float() * exists, exists
 

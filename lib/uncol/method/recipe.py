@@ -7,7 +7,7 @@ ablation is `dataclasses.replace(INTENDED, ...)`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Recipe:
         mix_from: share of a scan that a crop must hold for copy-paste to help: with smaller crops,
             what is pasted lies where no scan has it. The paper's atria have 0.45.
         weigh_generalist: the generalist is heeded only on labels that it finds better than a box.
+        probe: a probe on the generalist's features says where labels are that it finds in
+            annotated scans it was not fit to, see `generalist/probe.py`.
         one_piece: predictions drop stray pieces of structures, see `inference/one_piece.py`.
         one_cycle: one optimizer for both stages, its rate falling over the whole run; else each
             stage begins anew at the full rate.
@@ -53,6 +55,7 @@ class Recipe:
     mix_until: float | None = None
     mix_from: float = 0.4
     weigh_generalist: bool = True
+    probe: bool = field(default=False, repr=False)  # benchmark lines without one still match
     one_piece: bool = True
     one_cycle: bool = True
     window: float = 0.035

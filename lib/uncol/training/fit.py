@@ -14,6 +14,8 @@ from uncol.data.cases import Pool
 from uncol.data.prepared import TrainingCase
 from uncol.generalist.open import open_generalist
 from uncol.generalist.pool import Generalist
+from uncol.generalist.probe import STEPS, cross_validate
+from uncol.generalist.probe import fit as fit_probe
 from uncol.inference.one_piece import Structures, find_one_piece, structure_names
 from uncol.method.recipe import RECIPES, Recipe
 from uncol.networks.student import Student
@@ -283,6 +285,8 @@ def _look(
         if case.label is not None:
             generalist.prompt_annotation(case, classes)
     generalist.cache.trim()
+    if recipe.probe:
+        _fit_probe(generalist, prepared.labeled, settings, reporter)
     if recipe.weigh_generalist:
         worths = generalist.weigh(prepared.labeled, classes)
         for name, worth in zip(settings.labels, worths, strict=True):
@@ -292,3 +296,25 @@ def _look(
                     f"Dice of {worth.dice:.2f}, the boxes themselves {worth.box:.2f}"
                 )
     return generalist
+
+
+def _fit_probe(
+    generalist: Generalist,
+    labeled: Sequence[TrainingCase],
+    settings: RoundSettings,
+    reporter: Reporter,
+) -> None:
+    reporter.phase("fitting a probe to the generalist's features of annotated scans")
+    views = list(generalist.annotated_views(labeled))
+    classes, seed, device = len(settings.labels) + 1, settings.seed, settings.device
+    steps = max(1, round(STEPS * min(1.0, settings.step_scale)))
+    judged = cross_validate(views, classes, seed=seed, device=device, steps=steps)
+    if judged is None:
+        return
+    generalist.probe = fit_probe(
+        views, classes, seed=seed, device=device, judged=judged, steps=steps
+    )
+    per_label = ", ".join(
+        f"{name} {dice:.2f}" for name, dice in zip(settings.labels, judged.dice, strict=True)
+    )
+    reporter.phase(f"Dice of probes in annotated scans that they were not fit to: {per_label}")

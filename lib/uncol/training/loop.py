@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from uncol.data.prepared import TrainingCase
 from uncol.errors import TrainingError, why
 from uncol.generalist.pool import Generalist
+from uncol.generalist.probe import PooledDice, Probe
 from uncol.inference.predict import predict
 from uncol.method import schedules
 from uncol.method.recipe import Recipe
@@ -281,18 +283,44 @@ class Trainer:
 
     def _prompt_generalist(self) -> None:
         """Prompt the generalist, if heeded, with the specialist's masks of unlabeled scans."""
-        if self.data.generalist is None or not self.recipe.generalist:
+        generalist = self.data.generalist
+        if generalist is None or not self.recipe.generalist:
             return
-        if not self.data.generalist.has_a_say(self.state.student.classes):
+        classes = self.state.student.classes
+        if not (generalist.probe or generalist.has_a_say(classes)):
             return
         specialist = self.state.specialist
         weights = {name: value.clone() for name, value in specialist.state_dict().items()}
-        randomness = random_state(self.state, self.data.generalist, self.device)
+        randomness = random_state(self.state, generalist, self.device)
         self._prompted = {"specialist": weights, "random": randomness}
         training = specialist.training
         specialist.eval()
+        if generalist.probe is not None:
+            self._compare(generalist.probe)
         for case in self.data.unlabeled:
-            answer = predict(specialist, case.tensor(), self.preset.crop, device=self.device)
-            mask, classes = answer.probs.argmax(dim=0), answer.probs.shape[0]
-            self.data.generalist.prompt(case, mask, classes, entropy(answer.probs, dim=0))
+            if generalist.has_a_say(classes):
+                probs = self._specialist_says(case)
+                mask, unsure = probs.argmax(dim=0), entropy(probs, dim=0)
+                generalist.prompt(case, mask, classes, unsure)
+            else:
+                generalist.forget(case)
         specialist.train(training)
+
+    def _compare(self, probe: Probe) -> None:
+        """Let a probe answer for the labels that it finds better than the specialist."""
+        dice = PooledDice(self.state.student.classes)
+        for case in {case.name: case for case in self.data.labeled}.values():
+            if case.label is not None:
+                truth = torch.from_numpy(np.array(case.label[0]))
+                dice.add(self._specialist_says(case).argmax(dim=0), truth)
+        probe.compare(dice.values)
+        logger.info(
+            "Dice of the specialist in annotated scans: %s; a probe answers for the labels %s",
+            np.round(dice.values, 2).tolist(),
+            sorted(probe.values),
+        )
+
+    def _specialist_says(self, case: TrainingCase) -> Tensor:
+        """Return its probabilities `(C, I, J, K)` of a whole scan."""
+        specialist, window = self.state.specialist, self.preset.crop
+        return predict(specialist, case.tensor(), window, device=self.device).probs

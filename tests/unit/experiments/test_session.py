@@ -9,7 +9,7 @@ from uncol.errors import RequestError
 from uncol.experiments import session as module
 from uncol.experiments.comparison import Comparison
 from uncol.experiments.monai_label import stock
-from uncol.experiments.session import GROUPS, Session, draw, play
+from uncol.experiments.session import PLAYERS, GroupSession, draw, play
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def session(ball_pool, tmp_path, tiny_settings, monkeypatch):
         settings=tiny_settings(tmp_path, step_scale=0.01),
         out=tmp_path / "lines.jsonl",
     )
-    return Session(comparison, night=0.01)
+    return GroupSession(comparison, night=0.01)
 
 
 @pytest.mark.slow
@@ -37,18 +37,18 @@ def test_three_groups_label_the_same_cases(session, tmp_path, capsys):
     rounds = [(1, False), (2, False), (3, False)]
     assert [(p["group"], p["labeled"], p["night_after"]) for p in points] == [
         *(("uncol", *one) for one in [*rounds, (3, True)]),
-        *((group, *one) for group in GROUPS[1:] for one in rounds),
+        *((group, *one) for group in PLAYERS[1:] for one in rounds),
     ]
     by_round = {(p["group"], p["labeled"], p["night_after"]): p for p in points}
     # the first case comes without a label, and all of it is drawn by hand
-    assert {by_round[group, 1, False]["changed"] for group in GROUPS} == {1.0}
+    assert {by_round[group, 1, False]["changed"] for group in PLAYERS} == {1.0}
     assert by_round["uncol", 2, False]["changed"] != 1.0  # a label was carried over
     assert by_round["monai_label", 2, False]["changed"] == 1.0
     # after one label there is nothing to train; what is carried over is judged
     assert by_round["uncol", 1, False]["dice"] > 0.5
     assert by_round["monai_label", 1, False]["dice"] == 0
     assert by_round["uncol", 2, False]["minutes"] > 0
-    assert "below 10 labeled cases" in by_round["uncol", 3, True]["told"][-1]
+    assert "below 10 labeled cases" in by_round["uncol", 3, True]["idle"][-1]
     assert "a night later" in capsys.readouterr().out
     draw(points, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000

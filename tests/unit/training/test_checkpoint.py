@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from uncol.errors import StorageError
+from uncol.generalist.probe import ProbeWorth, fit
 from uncol.training.checkpoint import Checkpoint
 
+CPU = torch.device("cpu")
 STEPS = (3, 6)
 
 
@@ -17,33 +19,47 @@ def weights(network):
 def fresh(make_trainer, tiny_preset, stub_model, make_generalist):
     """Makes the same run anew, as another process would."""
 
-    def make(*, mix_until=0.5):
+    def make(*, mix_until=0.5, probe_dice=None):
         generalist = make_generalist(stub_model(3))
-        return make_trainer(
+        trainer = make_trainer(
             generalist=generalist,
             steps=STEPS,
             prompt_every=3,
             labels=2,
             preset=tiny_preset(batch=4, mix_until=mix_until),
         )
+        if probe_dice is not None:
+            judged = ProbeWorth(probe_dice, (1.5, 1.0, 2.0))
+            views = list(generalist.annotated_views(trainer.data.labeled))
+            generalist.probe = fit(views, 3, seed=0, device=CPU, judged=judged, steps=5)
+        return trainer
 
     return make
 
 
-@pytest.mark.parametrize("mix_until", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"mix_until": 0.0},
+        {"mix_until": 0.5},
+        {"mix_until": 1.0},
+        {"probe_dice": (0.9, 0.0)},
+        {"probe_dice": (0.05, 0.05)},
+    ],
+)
 @pytest.mark.parametrize("killed_after", range(1, sum(STEPS)))
-def test_an_interrupted_run_ends_in_the_same_weights(fresh, tmp_path, killed_after, mix_until):
-    whole = fresh(mix_until=mix_until)
+def test_an_interrupted_run_ends_in_the_same_weights(fresh, tmp_path, killed_after, how):
+    whole = fresh(**how)
     told = [(step.number, step.losses) for step in whole.run()]
 
-    first = fresh(mix_until=mix_until)
+    first = fresh(**how)
     checkpoint = Checkpoint(tmp_path / "c.pt", "key")
     for step in first.run():
         if step.number == killed_after:
             checkpoint.save(first)
             break
     torch.manual_seed(99)  # another process has another random state
-    second = fresh(mix_until=mix_until)
+    second = fresh(**how)
     assert Checkpoint(tmp_path / "c.pt", "key").restore(second)
     rest = [(step.number, step.losses) for step in second.run()]
     assert rest == told[killed_after:]
