@@ -7,7 +7,9 @@ from uncol.method.recipe import INTENDED, RECIPES, RELEASED, Recipe
 PARTS = ("semantic", "visual", "generalist", "specialist")  # of the method, in both
 OURS = ("upright", "weigh_generalist", "one_piece", "one_cycle", "deploy_average")
 DECISIONS = ("threshold", "mix_until", "mix_from", "window")
-DIFFERENCES = [f.name for f in fields(Recipe) if f.name not in {*PARTS, *OURS, *DECISIONS}]
+COMPARED_ONLY = ("probe",)  # in `uncol benchmark ssl`, in neither
+OTHERS = {*PARTS, *OURS, *DECISIONS, *COMPARED_ONLY}
+DIFFERENCES = [f.name for f in fields(Recipe) if f.name not in OTHERS]
 
 
 @pytest.mark.parametrize("switch", DIFFERENCES)
@@ -20,6 +22,11 @@ def test_each_difference_is_off_as_intended_and_on_as_released(switch):
 def test_what_the_released_code_does_not_have_is_off_there(switch):
     assert getattr(INTENDED, switch) is True
     assert getattr(RELEASED, switch) is False
+
+
+@pytest.mark.parametrize("switch", COMPARED_ONLY)
+def test_what_is_only_compared_is_in_no_product(switch):
+    assert getattr(INTENDED, switch) is getattr(RELEASED, switch) is False
 
 
 @pytest.mark.parametrize("part", PARTS)
