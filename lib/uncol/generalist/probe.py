@@ -1,8 +1,8 @@
 """A probe: a small network on the generalist's frozen features, which needs no prompt.
 
 A promptable model says how far a structure reaches once it is told where it is. The specialist that
-has to tell it does not know that itself in its first thousand steps, least of all in 2D. The frozen
-features know: three convolutions on them, fit to the annotated views, find it in other scans.
+has to tell it may not know that itself in a short run, least of all in 2D. The frozen features may:
+three convolutions on them are fit to the annotated views, and judged on views they were not fit to.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ PROBE_RATE = 3e-3
 PROBE_DECAY = 1e-2
 PROBE_CLIP = 5.0
 PROBE_FOLDS = 2
-# of its Dice in annotated scans, what a specialist keeps in others: 0.92 was seen on atria, 0.77 on
-# hearts
-KEPT = 0.85
+KEPT = 0.85  # of its Dice in annotated scans, what a specialist is taken to keep in others; a guess
 NEAR_SHARE = 0.05  # of probability, from which on a voxel might be foreground
 
 
@@ -178,9 +176,8 @@ def cross_validate(
         return None
     untempered = ProbeWorth((np.nan,) * (classes - 1), (1.0,) * classes)
     dice, near = PooledDice(classes), []
-    for fold, judged in enumerate(
-        np.array_split(cases, PROBE_FOLDS)
-    ):  # a patient's names are alike
+    halves = np.array_split(cases, PROBE_FOLDS)  # not interleaved: a patient's names are alike
+    for fold, judged in enumerate(halves):
         train = [view for view in views if view.case not in judged]
         probe = fit(
             train, classes, seed=seed + 1 + fold, device=device, judged=untempered, steps=steps
