@@ -9,7 +9,6 @@ random weights; and one with MONAI Label's own training.
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -23,22 +22,19 @@ from rich.table import Table
 
 from uncol.data.cases import Case
 from uncol.data.scan import read_label, read_scan
-from uncol.errors import RequestError, why
+from uncol.errors import RequestError
 from uncol.experiments.comparison import Comparison, Training, header
 from uncol.experiments.monai_label.stock import StockTraining
 from uncol.experiments.points import Point, dice_curve, drawn, points_like
 from uncol.experiments.ssl import judge_labels
-from uncol.inference.atlas import Atlas, carry
 from uncol.round_settings import RoundSettings
 from uncol.storage.files import append_line
-from uncol.tasks.first_label import MOST_CARRIED
+from uncol.tasks.first_label import carried_over
+from uncol.tasks.served import ServedStudent
 from uncol.training.reporter import Reporter
 from uncol.training.round import LEAST_LABELED, train_idle, train_round
 from uncol.types import Array
-from uncol.versions.loaded import load_version
 from uncol.versions.store import ModelStore
-
-logger = logging.getLogger(__name__)
 
 PLAYERS = ("uncol", "afresh", "monai_label")
 TABLE_DIGITS = {"dice": 3, "minutes": 1, "changed": 3}  # with so many digits
@@ -96,25 +92,15 @@ class UncolGroup:
     def __init__(self, settings: RoundSettings) -> None:
         """Begin with no version."""
         self.settings = settings
-        self._store = ModelStore(settings.model_dir)
+        self._served = ServedStudent(ModelStore(settings.model_dir), settings.labels)
 
     def label_of(self, case: Case, labeled: Sequence[Case]) -> Array | None:
         """Return the served student's label, before there is one a label carried over."""
         scan = read_scan(case.image, case=case.name)
-        version = self._store.current()
-        if version is not None:
-            served = load_version(self._store, version, self.settings.device)
-            return served.segment(scan).label
-        atlases = [
-            Atlas(read_scan(one.image, case=one.name), read_label(one.label).array)
-            for one in labeled[:MOST_CARRIED]
-            if one.label is not None
-        ]
-        try:
-            return carry(atlases, scan) if atlases else None
-        except RuntimeError as error:  # ITK's; the scans have too little in common
-            logger.warning("No label is carried over to '%s': %s", case.name, why(error))
-            return None
+        if self._served.store.current() is not None:
+            return self._served.get(str(self.settings.device)).segment(scan).label
+        carried = carried_over(scan, case.name, labeled, self.settings.labels)
+        return None if carried is None else carried.label
 
     def train(self, labeled: Sequence[Case], others: Sequence[Case]) -> None:
         """Train a round."""
@@ -171,7 +157,8 @@ def play(session: GroupSession, console: Console) -> list[Point]:
     points: list[Point] = []
     for seed in comparison.seeds:
         for group in PLAYERS:
-            if len(_of(session, seed, group)) < _rounds(session, group):
+            rounds = len(comparison.budgets) + _has_night(session, group)
+            if len(_of(session, seed, group)) < rounds:
                 with tempfile.TemporaryDirectory() as folder:
                     inside = replace(session, comparison=comparison.in_folder(Path(folder)))
                     for point in _points(inside, seed, group):
@@ -190,9 +177,8 @@ def draw(points: Sequence[Point], path: Path) -> None:
             axes.errorbar(counts, mean, yerr=spread, marker="o", capsize=3, label=group)
 
 
-def _rounds(session: GroupSession, group: str) -> int:
-    night = group == PLAYERS[0] and session.night > 0
-    return len(session.comparison.budgets) + night
+def _has_night(session: GroupSession, group: str) -> bool:
+    return group == PLAYERS[0] and session.night > 0
 
 
 def _of(session: GroupSession, seed: int, group: str) -> list[Point]:
@@ -231,7 +217,7 @@ def _points(session: GroupSession, seed: int, group: str) -> Iterator[Point]:
             **_judged(session, player, labeled, test),
         }
         before = count
-    if group == PLAYERS[0] and session.night > 0 and isinstance(player, UncolGroup):
+    if isinstance(player, UncolGroup) and _has_night(session, group):
         rounds = player.rest(labeled, pool.cases([], files[before:]), session.night)
         judged = _judged(session, player, labeled, test)
         yield {**line, "labeled": before, "night_after": True, "idle": rounds, **judged}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -61,39 +62,65 @@ class FirstLabel:
             scan: what is to be labeled.
             case: its name, whose own annotation is left out.
         """
-        if _is_flat(scan.grid):
-            return None
-        atlases = dict(islice(self._atlases(scan.grid, case), MOST_CARRIED))
-        if not atlases:
-            return None
-        try:
-            return Carried(carry(list(atlases.values()), scan), tuple(atlases))
-        except RuntimeError as error:  # ITK's; the scans have too little in common
-            logger.warning("No label is carried over to '%s': %s", case, why(error))
-            return None
+        return carried_over(scan, case, self._annotated(case), self._labels)
 
-    def _atlases(self, grid: Grid, case: str | None) -> Iterator[tuple[str, Atlas]]:
-        """Yield what is wholly annotated and can be read, what is most alike in size first."""
+    def _annotated(self, case: str | None) -> Iterator[Case]:
+        """Yield annotated cases that are considered for another one."""
         store = self._datastore()
-        headers: list[tuple[float, Case]] = []
         for name in sorted(pool_of(store)[1] - {case})[:CONSIDERED]:
-            try:
-                annotated = case_of(store, name)
-                own = read_grid(annotated.image, case=name)
-            except UncolError as error:
-                logger.warning("Not carried over: %s", error)
-                continue
+            with _left_out():
+                yield case_of(store, name)
+
+
+def carried_over(
+    scan: Volume, case: str | None, annotated: Iterable[Case], labels: Mapping[str, int]
+) -> Carried | None:
+    """Return a scan's label; None if none of the annotations can be carried over to it.
+
+    Args:
+        scan: what is to be labeled; not a single image, see `FirstLabel.of`.
+        case: its name, for messages.
+        annotated: other cases with an annotation.
+        labels: the app's labels.
+    """
+    if _is_flat(scan.grid):
+        return None
+    atlases = dict(islice(_atlases(scan.grid, annotated, labels), MOST_CARRIED))
+    if not atlases:
+        return None
+    try:
+        return Carried(carry(list(atlases.values()), scan), tuple(atlases))
+    except RuntimeError as error:  # ITK's; the scans have too little in common
+        logger.warning("No label is carried over to '%s': %s", case, why(error))
+        return None
+
+
+def _atlases(
+    grid: Grid, annotated: Iterable[Case], labels: Mapping[str, int]
+) -> Iterator[tuple[str, Atlas]]:
+    """Yield what is wholly annotated and can be read, what is most alike in size first."""
+    headers: list[tuple[float, Case]] = []
+    for one in annotated:
+        with _left_out():
+            own = read_grid(one.image, case=one.name)
             if not _is_flat(own):
-                headers.append((_unlike(own, grid), annotated))
-        for _, annotated in sorted(headers, key=lambda pair: pair[0]):
-            try:
-                scan = read_scan(annotated.image, case=annotated.name)
-                label = read_annotation(annotated, scan.grid, self._labels)
-            except UncolError as error:
-                logger.warning("Not carried over: %s", error)
-                continue
-            if not (label == IGNORE_VALUE).any():
-                yield annotated.name, Atlas(scan, label)
+                headers.append((_unlike(own, grid), one))
+    for _, one in sorted(headers, key=lambda pair: pair[0]):
+        atlas = None
+        with _left_out():
+            scan = read_scan(one.image, case=one.name)
+            atlas = Atlas(scan, read_annotation(one, scan.grid, labels))
+        if atlas is not None and not (atlas.label == IGNORE_VALUE).any():
+            yield one.name, atlas
+
+
+@contextmanager
+def _left_out() -> Iterator[None]:
+    """Leave out what cannot be read, and say so."""
+    try:
+        yield
+    except UncolError as error:
+        logger.warning("Not carried over: %s", error)
 
 
 def _is_flat(grid: Grid) -> bool:
