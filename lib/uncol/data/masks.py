@@ -1,4 +1,4 @@
-"""Bool masks: their largest piece, and the boxes around them."""
+"""Bool masks: their largest piece, the boxes around them, and how far two agree."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from uncol.data.grid import LPS_TO_RAS, Grid
+from uncol.data.labels import IGNORE_VALUE
 from uncol.types import Array
 
 
@@ -74,3 +75,28 @@ def extent(mask: Array, *, margin: int = 0) -> tuple[slice, ...] | None:
         low, high = max(int(hit[0]) - margin, 0), int(hit[-1]) + 1 + margin
         parts.append(slice(low, min(high, mask.shape[axis])))
     return tuple(parts)
+
+
+class PooledDice:
+    """Dice per label over many scans or views together."""
+
+    def __init__(self, classes: int) -> None:
+        """Begin with none; background is a class, and has no Dice."""
+        self._overlap, self._sizes = np.zeros((2, classes - 1))
+
+    def add(self, label: Array, truth: Array) -> None:
+        """Count a prediction and its annotation, class indices; 255 where it is not annotated."""
+        known = truth != IGNORE_VALUE
+        for value in range(1, len(self._overlap) + 1):
+            self.add_masks(value, (label == value) & known, truth == value)
+
+    def add_masks(self, value: int, predicted: Array, truth: Array) -> None:
+        """Count a prediction and an annotation of one label, bool masks of the same shape."""
+        self._overlap[value - 1] += (predicted & truth).sum()
+        self._sizes[value - 1] += predicted.sum() + truth.sum()
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """Dice per label; NaN for one that is nowhere."""
+        with np.errstate(invalid="ignore"):
+            return tuple((2 * self._overlap / self._sizes).tolist())

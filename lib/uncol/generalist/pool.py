@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uncol.data.crops import CropMap
-from uncol.data.masks import filled_box
+from uncol.data.masks import PooledDice, filled_box
 from uncol.data.prepared import TrainingCase
 from uncol.generalist.cache import EmbeddingCache
 from uncol.generalist.encode import region_of, view_key
@@ -172,14 +172,11 @@ class Generalist:
         Returns:
             What it is worth, per label.
         """
-        overlap, sizes = np.zeros((2, classes - 1)), np.zeros((2, classes - 1))
+        own, boxes = PooledDice(classes), PooledDice(classes)
         for value, mask, truth in self._annotated_masks(cases, classes):
-            for row, candidate in enumerate((mask, filled_box(truth))):
-                overlap[row, value] += (candidate & truth).sum()
-                sizes[row, value] += candidate.sum() + truth.sum()
-        with np.errstate(invalid="ignore"):
-            dice = 2 * overlap / sizes
-        worths = [Worth(float(own), float(box)) for own, box in dice.T]
+            own.add_masks(value, mask, truth)
+            boxes.add_masks(value, filled_box(truth), truth)
+        worths = [Worth(*pair) for pair in zip(own.values, boxes.values, strict=True)]
         self.silent = frozenset(v for v, worth in enumerate(worths, start=1) if not worth.heeded)
         return worths
 
@@ -197,7 +194,7 @@ class Generalist:
     def _annotated_masks(
         self, cases: Sequence[TrainingCase], classes: int
     ) -> Iterator[tuple[int, Array, Array]]:
-        """Yield label (from 0), mask and annotation of each label in each annotated view."""
+        """Yield value, mask and annotation of each label in each annotated view."""
         for case in cases:
             seen = self._seen[case.name]
             if case.label is None or seen.probs is None:
@@ -205,9 +202,10 @@ class Generalist:
             label = case.annotation()
             for row, index in enumerate(seen.views.indices):
                 probs = seen.probs.movedim(1, -1) if self.axis is None else seen.probs[:, row]
-                for value, truth in enumerate(class_masks(self._region(label, index), classes)):
+                masks = class_masks(self._region(label, index), classes)
+                for value, truth in enumerate(masks, start=1):
                     if truth.any():  # else it was not asked
-                        yield value, probs[value].numpy() > 0.5, truth
+                        yield value, probs[value - 1].numpy() > 0.5, truth
 
     def has_a_say(self, classes: int) -> bool:
         """Return whether it is heeded on any label."""

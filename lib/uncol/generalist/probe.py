@@ -17,6 +17,7 @@ from monai.networks.blocks.convolutions import Convolution
 from torch import Tensor, nn
 
 from uncol.data.labels import IGNORE_VALUE
+from uncol.data.masks import PooledDice
 from uncol.generalist.letterbox import Letterbox
 from uncol.method.losses import dice_ce
 from uncol.method.schedules import polynomial_rate
@@ -75,28 +76,6 @@ class ProbeWorth:
 
     dice: tuple[float, ...]
     temperatures: tuple[float, ...]
-
-
-class PooledDice:
-    """Dice per label over many volumes or views together."""
-
-    def __init__(self, classes: int) -> None:
-        """Begin with none."""
-        self._overlap, self._sizes = np.zeros((2, classes - 1))
-
-    def add(self, label: Tensor, truth: Tensor) -> None:
-        """Count a prediction and its annotation, class indices; 255 where it is not annotated."""
-        counts = truth != IGNORE_VALUE
-        for row in range(len(self._overlap)):
-            predicted, true = (one[counts] == row + 1 for one in (label, truth))
-            self._overlap[row] += int((predicted & true).sum())
-            self._sizes[row] += int(predicted.sum() + true.sum())
-
-    @property
-    def values(self) -> tuple[float, ...]:
-        """Dice per label; NaN for one that is nowhere."""
-        with np.errstate(invalid="ignore"):
-            return tuple((2 * self._overlap / self._sizes).tolist())
 
 
 class Probe:
@@ -185,7 +164,7 @@ def cross_validate(
         for view in views:
             if view.case in judged:
                 probs = probe.probs(view.image, view.box)
-                dice.add(probs.argmax(dim=0), view.region)
+                dice.add(probs.argmax(dim=0).numpy(), view.region.numpy())
                 near.append(_near(probs, view.region))
     voxels = join(near)
     if not len(voxels.truth):

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from uncol.data.masks import PooledDice
 from uncol.data.prepared import TrainingCase
 from uncol.errors import TrainingError, why
 from uncol.generalist.pool import Generalist
-from uncol.generalist.probe import PooledDice, Probe
+from uncol.generalist.probe import Probe
 from uncol.inference.predict import predict
 from uncol.method import schedules
 from uncol.method.recipe import Recipe
@@ -311,8 +312,8 @@ class Trainer:
         dice = PooledDice(self.state.student.classes)
         for case in {case.name: case for case in self.data.labeled}.values():
             if case.label is not None:
-                truth = torch.from_numpy(np.array(case.label[0]))
-                dice.add(self._specialist_says(case).argmax(dim=0), truth)
+                label = self._specialist_says(case).argmax(dim=0).numpy()
+                dice.add(label, np.asarray(case.label[0]))
         probe.compare(dice.values)
         logger.info(
             "Dice of the specialist in annotated scans: %s; a probe answers for the labels %s",
