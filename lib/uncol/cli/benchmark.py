@@ -3,14 +3,55 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from uncol.cli import options
 
+if TYPE_CHECKING:
+    from uncol.experiments.comparison import Comparison
+    from uncol.round_settings import RoundSettings
+
 benchmark = typer.Typer(help="Measure what the product is worth.", no_args_is_help=True)
+
+
+@dataclass(frozen=True)
+class _Scans:
+    """Which labeled scans a command compares on, as its options say it."""
+
+    studies: Path
+    labels: str
+    patient: str
+    train: int
+    test: int
+
+
+def _comparison(
+    scans: _Scans, methods: str, budgets: str, seeds: str, settings: RoundSettings, out: Path
+) -> Comparison:
+    """Return what is compared for the steps that the app plans.
+
+    Raises:
+        RequestError: the scans cannot be used.
+        typer.BadParameter: budgets or seeds are not whole numbers.
+    """
+    from uncol.experiments.comparison import Comparison
+    from uncol.experiments.pool import open_pool
+
+    return Comparison(
+        pool=open_pool(scans.studies, scans.labels, patient=scans.patient),
+        methods=tuple(methods.split(",")),
+        budgets=options.numbers(budgets),
+        seeds=options.numbers(seeds),
+        train=scans.train,
+        test=scans.test,
+        steps=None,
+        settings=settings,
+        out=out,
+    )
 
 
 @benchmark.command("uncertainty")
@@ -115,28 +156,20 @@ def benchmark_ssl(
     """Compare UnCoL with the field's semi-supervised methods on few labels."""
     from rich.console import Console
 
-    from uncol.experiments.comparison import Comparison
     from uncol.experiments.methods import COMPARED
-    from uncol.experiments.pool import open_pool
     from uncol.experiments.ssl import compare
 
     first, second = options.numbers(steps) if steps else (0, 0)
-    compare(
-        Comparison(
-            pool=open_pool(studies, labels, patient=patient),
-            methods=tuple(methods.split(",")) if methods else tuple(COMPARED),
-            budgets=options.numbers(budgets),
-            seeds=options.numbers(seeds),
-            train=train,
-            test=test,
-            steps=(first, second) if steps else None,
-            settings=options.round_of(labels, preset, generalist, step_scale, device=device),
-            out=out,
-            baseline=baseline,
-            minutes=options.decimals(minutes) if minutes else (),
-        ),
-        Console(),
+    scans = _Scans(studies, labels, patient, train, test)
+    settings = options.round_of(labels, preset, generalist, step_scale, device=device)
+    names = methods or ",".join(COMPARED)
+    comparison = replace(
+        _comparison(scans, names, budgets, seeds, settings, out),
+        steps=(first, second) if steps else None,
+        baseline=baseline,
+        minutes=options.decimals(minutes) if minutes else (),
     )
+    compare(comparison, Console())
 
 
 @benchmark.command("average")
@@ -158,20 +191,10 @@ def benchmark_average(
     from rich.console import Console
 
     from uncol.experiments.average import follow
-    from uncol.experiments.comparison import Comparison
-    from uncol.experiments.pool import open_pool
 
-    comparison = Comparison(
-        pool=open_pool(studies, labels, patient=patient),
-        methods=tuple(methods.split(",")),
-        budgets=options.numbers(budgets),
-        seeds=options.numbers(seeds),
-        train=train,
-        test=test,
-        steps=None,
-        settings=options.round_of(labels, preset, generalist, step_scale),
-        out=out,
-    )
+    scans = _Scans(studies, labels, patient, train, test)
+    settings = options.round_of(labels, preset, generalist, step_scale)
+    comparison = _comparison(scans, methods, budgets, seeds, settings, out)
     follow(comparison, Console())
 
 
@@ -192,21 +215,11 @@ def benchmark_continued(
     """Judge a round that goes on from the one before beside one from random weights."""
     from rich.console import Console
 
-    from uncol.experiments.comparison import Comparison
     from uncol.experiments.continued import play
-    from uncol.experiments.pool import open_pool
 
-    comparison = Comparison(
-        pool=open_pool(studies, labels, patient=patient),
-        methods=("uncol",),
-        budgets=options.numbers(budgets),
-        seeds=options.numbers(seeds),
-        train=train,
-        test=test,
-        steps=None,
-        settings=options.round_of(labels, preset, generalist, step_scale),
-        out=out,
-    )
+    scans = _Scans(studies, labels, patient, train, test)
+    settings = options.round_of(labels, preset, generalist, step_scale)
+    comparison = _comparison(scans, "uncol", budgets, seeds, settings, out)
     play(comparison, Console())
 
 
@@ -231,21 +244,11 @@ def benchmark_session(
     """Play a group that labels a pool, beside rounds from random weights and MONAI Label's own."""
     from rich.console import Console
 
-    from uncol.experiments.comparison import Comparison
-    from uncol.experiments.pool import open_pool
     from uncol.experiments.session import GroupSession, draw, play
 
-    comparison = Comparison(
-        pool=open_pool(studies, labels, patient=patient),
-        methods=("uncol",),
-        budgets=options.numbers(budgets),
-        seeds=options.numbers(seeds),
-        train=train,
-        test=test,
-        steps=None,
-        settings=options.round_of(labels, preset, generalist, step_scale),
-        out=out,
-    )
+    scans = _Scans(studies, labels, patient, train, test)
+    settings = options.round_of(labels, preset, generalist, step_scale)
+    comparison = _comparison(scans, "uncol", budgets, seeds, settings, out)
     points = play(GroupSession(comparison, night), Console())
     if plot is not None:
         draw(points, plot)
