@@ -1,9 +1,12 @@
 import numpy as np
+import pytest
 from scipy import ndimage
 
 from uncol.data.grid import Grid, Volume
+from uncol.errors import NoLongerWantedError
 from uncol.inference import atlas as module
 from uncol.inference.atlas import Atlas, carry
+from uncol.wanted import wanted_until
 
 SHAPE = (40, 36, 24)
 STRAIGHT = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -74,3 +77,15 @@ def test_large_scans_are_registered_on_fewer_voxels(monkeypatch):
     assert carried.shape == SHAPE
     assert asked == [((20, 18, 12), (20, 18, 12))]
     assert dice(carried, truth) > 0.75
+
+
+def test_registration_ends_between_two_levels_once_nobody_waits():
+    asked = []
+
+    def gone():
+        asked.append(1)
+        return len(asked) == 2
+
+    with wanted_until(gone), pytest.raises(NoLongerWantedError):
+        carry([atlas()], volume(body(2)[0]))
+    assert len(asked) == 2
